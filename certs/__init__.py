@@ -1,0 +1,1 @@
+"""Certificates stay valid: issues the CA and the serving certificates."""
