@@ -1,0 +1,79 @@
+"""Child processes of a test session, and waiting for them. Each is stopped by its pid, in every way
+that a session can end."""
+
+import ctypes
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+POLL_SECONDS = 0.02
+GRACE_SECONDS = 10
+PR_SET_PDEATHSIG = 1
+
+
+class NotReadyError(AssertionError):
+    """Something that a test waits for did not happen in time."""
+
+
+@contextmanager
+def running(
+    command: Sequence[str], log: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs a program with its output in `log`; ends it with SIGTERM, then SIGKILL."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=env,
+            cwd=cwd,
+            preexec_fn=die_with_parent,
+        )
+    try:
+        yield process
+    finally:
+        stop(process)
+
+
+def stop(process: subprocess.Popen[bytes]) -> int:
+    """Ends a process and returns its exit code."""
+    process.terminate()
+    try:
+        return process.wait(GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def die_with_parent() -> None:
+    """Runs in the child before exec: a killed test session runs no finaliser, so the kernel does it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def eventually(ask: Callable[[], T | None], what: str, seconds: float = 30) -> T:
+    """Polls until `ask` answers something true and returns that; raises NotReadyError after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (answer := ask()):
+        if time.monotonic() > deadline:
+            raise NotReadyError(f"not within {seconds:g} s: {what}")
+        time.sleep(POLL_SECONDS)
+    return answer
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def tail(log: Path, lines: int = 15) -> str:
+    """The end of a log, for the message of a failure."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
