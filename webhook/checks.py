@@ -1,0 +1,191 @@
+"""What is wrong, or surprising, about a pod that is to get a sidecar: one generator of sentences for each rule.
+
+Each sentence says where, what, and what to do. Which of them refuse the pod is the policy's business.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Literal
+
+from webhook import pod as pods
+from webhook.annotations import BY_KEY, Annotation, Choices
+from webhook.pod import PREFIX, Container, Pod, SecurityContext
+from webhook.settings import PORTS, Settings
+from webhook.values import ZERO, Percent, Ports, Quantity, quote, show_ports
+
+Level = Literal["privileged", "baseline", "restricted"]
+
+PSA_LABEL = "pod-security.kubernetes.io/enforce"
+DEFAULT_GRACE_SECONDS = 30  # spec.terminationGracePeriodSeconds
+MESH_PORTS = frozenset(PORTS.all)
+
+
+# Pods that cannot work
+
+
+def pod_security(choices: Choices, level: Level) -> Iterator[str]:
+    if choices.mode != "none" and level != "privileged":
+        yield (
+            f"mode {choices.mode} needs NET_ADMIN, which this namespace's label {PSA_LABEL}={level} forbids: "
+            f"annotate the pod {PREFIX}mode: none, or label the namespace {PSA_LABEL}=privileged"
+        )
+
+
+def foreign_parts(pod: Pod) -> Iterator[str]:
+    for container in pods.all_containers(pod):
+        if container.name in pods.CONTAINERS:
+            yield f'container "{container.name}": the name belongs to the sidecar; choose another'
+        for mount in container.volume_mounts or ():
+            if mount.name in pods.VOLUMES:
+                yield f"container {quote(container.name)} mounts {mount.name}, the sidecar's volume; remove the mount"
+    for volume in pod.spec.volumes or ():
+        if volume.name in pods.VOLUMES:
+            yield f'volume "{volume.name}": the name belongs to the sidecar; choose another'
+
+
+def port_conflicts(pod: Pod) -> Iterator[str]:
+    for container in pods.all_containers(pod):
+        for port in container.ports or ():
+            if port.container_port in MESH_PORTS:
+                yield f"container {quote(container.name)}: port {port.container_port} is the sidecar's; choose another"
+
+
+def privilege_conflicts(pod: Pod, settings: Settings) -> Iterator[str]:
+    yield from _id_conflicts("the pod", pod.spec.security_context, settings)
+    for container in pods.all_containers(pod):
+        where = f"container {quote(container.name)}"
+        yield from _id_conflicts(where, container.security_context, settings)
+        if _may_change_rules(container):
+            yield f"{where} has NET_ADMIN or is privileged, and could undo the redirection; drop that"
+
+
+def _id_conflicts(where: str, context: SecurityContext | None, settings: Settings) -> Iterator[str]:
+    if context is None:
+        return
+    uid, gid = settings.sidecar.uid, settings.sidecar.gid
+    if context.run_as_user == uid:
+        yield f"{where}: runAsUser {uid} is the sidecar's; its traffic would not be redirected; choose another"
+    for name, groups in (
+        ("runAsGroup", (context.run_as_group,)),
+        ("fsGroup", (context.fs_group,)),
+        ("supplementalGroups", context.supplemental_groups or ()),
+    ):
+        if gid in groups:
+            yield f"{where}: {name} {gid} is the sidecar's; its traffic would not be redirected; choose another"
+
+
+def _may_change_rules(container: Container) -> bool:
+    context = container.security_context
+    if context is None:
+        return False
+    added = (context.capabilities and context.capabilities.add) or ()
+    return bool(context.privileged) or any(
+        capability.upper().removeprefix("CAP_") in ("NET_ADMIN", "ALL") for capability in added
+    )
+
+
+# Resources
+
+_RESOURCE_FIELDS = (("cpu", 10**6), ("memory", 10**9))  # rounded up to 1m of a core, to a byte
+
+
+def resolve(choices: Choices, pod: Pod) -> tuple[Choices, tuple[str, ...]]:
+    """Percentages turned into quantities, and what is wrong with the result."""
+    resolved: dict[str, Quantity] = {}
+    problems = []
+    for resource, step in _RESOURCE_FIELDS:
+        for kind in ("request", "limit"):
+            field = f"{resource}_{kind}"
+            share = getattr(choices, field)
+            if not isinstance(share, Percent):
+                continue
+            whole = _asked_for(pod, resource, kind)
+            if whole == ZERO:
+                problems.append(
+                    f"{PREFIX}{resource}-{kind}: {share} of nothing: no container of the pod has a {resource} {kind}"
+                )
+            resolved[field] = share.of(whole, step)
+    choices = replace(choices, **resolved) if resolved else choices
+    return choices, tuple(problems) or tuple(_above_limit(choices))
+
+
+def _asked_for(pod: Pod, resource: str, kind: str) -> Quantity:
+    if kind == "request":
+        return sum((pods.request(container, resource) for container in pod.spec.containers), ZERO)
+    limits = (pods.amount(container.resources, "limits", resource) for container in pod.spec.containers)
+    return sum((limit for limit in limits if limit is not None), ZERO)
+
+
+def _above_limit(choices: Choices) -> Iterator[str]:
+    for resource, _ in _RESOURCE_FIELDS:
+        request, limit = getattr(choices, f"{resource}_request"), getattr(choices, f"{resource}_limit")
+        if limit is not None and request > limit:
+            yield (
+                f"{PREFIX}{resource}-request: {request} is above {PREFIX}{resource}-limit, {limit}: "
+                "raise the limit or lower the request"
+            )
+
+
+def beyond_pod_resources(choices: Choices, pod: Pod) -> Iterator[str]:
+    """What the API server would refuse without naming us (KEP-2837: pod-level resources)."""
+    for resource, _ in _RESOURCE_FIELDS:
+        request, limit = getattr(choices, f"{resource}_request"), getattr(choices, f"{resource}_limit")
+        whole = pods.amount(pod.spec.resources, "requests", resource)
+        asked = pods.total_request(pod, resource) + request
+        if whole is not None and asked > whole:
+            yield (
+                f"spec.resources.requests.{resource} is {whole}, but the containers and the sidecar ask for {asked} "
+                f"({request} is the sidecar's): raise it to {asked} or more"
+            )
+        most = pods.amount(pod.spec.resources, "limits", resource)
+        if most is not None and limit is not None and limit > most:
+            yield (
+                f"spec.resources.limits.{resource} is {most}, below the sidecar's limit of {limit}: "
+                f"raise it, or set {PREFIX}{resource}-limit"
+            )
+
+
+# What may surprise
+
+
+def warnings(pod: Pod, given: tuple[Annotation, ...], choices: Choices) -> Iterator[str]:
+    yield from _without_effect(given, choices)
+    for name in ("exclude-inbound-ports", "opaque-inbound-ports"):
+        if (row := BY_KEY[PREFIX + name]) in given:
+            yield from _undeclared(row, _own_ports(pod, row), pod)
+    grace = pod.spec.termination_grace_period_seconds
+    if choices.drain_seconds > (DEFAULT_GRACE_SECONDS if grace is None else grace):
+        yield (
+            f"drain-seconds {choices.drain_seconds} exceeds terminationGracePeriodSeconds "
+            f"{DEFAULT_GRACE_SECONDS if grace is None else grace}: the drain is cut short"
+        )
+    if choices.mode == "none":
+        yield "mode none: inbound traffic does not pass the sidecar, outbound only where the application uses it"
+    if choices.form == "classic":
+        yield from _classic(pod)
+
+
+def _own_ports(pod: Pod, row: Annotation) -> Ports:
+    """The ports that the author himself wrote, without the operator's."""
+    ports: Ports = row.parse(pod.annotations[row.key].strip())
+    return ports
+
+
+def _undeclared(row: Annotation, ports: Ports, pod: Pod) -> Iterator[str]:
+    undeclared = tuple(ports_ for ports_ in ports if not pods.declares_port(pod, ports_))
+    if undeclared:
+        yield f"{row.name}: no container declares port {show_ports(undeclared[:3])}{'…' if undeclared[3:] else ''}"
+
+
+def _without_effect(given: tuple[Annotation, ...], choices: Choices) -> Iterator[str]:
+    if choices.mode == "none":
+        for row in given:
+            if row.name.startswith(("exclude-", "include-", "opaque-")):
+                yield f"{row.name} has no effect in mode none"
+
+
+def _classic(pod: Pod) -> Iterator[str]:
+    if pod.owner is not None and pod.owner.kind == "Job":
+        yield "a classic sidecar outlives the Job's containers: the Job never completes; use a native one"
+    if pod.init_containers:
+        yield "a classic sidecar starts after the init containers: their traffic does not pass it"

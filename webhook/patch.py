@@ -1,0 +1,84 @@
+"""JSON Patch (RFC 6902): from what is wanted of a map or a list to the fewest operations that give it.
+
+An author's list is never indexed, replaced or reordered: what is ours is inserted at 0 or appended, and repaired or
+removed where it already stands.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+Operation = dict[str, Any]
+Item = Mapping[str, Any]
+
+
+def pointer(*tokens: str | int) -> str:
+    """A JSON Pointer to these tokens, escaped (RFC 6901, section 3)."""
+    return "".join("/" + str(token).replace("~", "~0").replace("/", "~1") for token in tokens)
+
+
+def set_keys(path: str, present: Mapping[str, str] | None, wanted: Mapping[str, str]) -> Iterator[Operation]:
+    """Operations that give the map at `path` these keys; an absent map is created once."""
+    if present is None:
+        yield {"op": "add", "path": path, "value": dict(wanted)}
+        return
+    for key, value in wanted.items():
+        if present.get(key) != value:
+            yield {"op": "add", "path": path + pointer(key), "value": value}
+
+
+def arrange(
+    path: str,
+    present: Sequence[Item] | None,
+    *,
+    first: Sequence[Item] = (),
+    last: Sequence[Item] = (),
+    ours: Collection[str],
+    same: Callable[[Item, Item], bool],
+) -> Iterator[Operation]:
+    """Operations that put `first` at the head and `last` at the end of the list at `path`.
+
+    `ours` holds every name that may only be ours: an item under such a name is one that we wrote before. If all of
+    them stand in their places, only those that differ (`same`) are replaced; else they are taken out and put in anew.
+    """
+    if present is None:
+        if first or last:
+            yield {"op": "add", "path": path, "value": [*first, *last]}
+        return
+    found = [index for index, item in enumerate(present) if item["name"] in ours]
+    count = len(present)
+    places = [*range(len(first)), *range(count - len(last), count)]
+    wanted = [*first, *last]
+    if found == places and [present[index]["name"] for index in found] == [item["name"] for item in wanted]:
+        for index, item in zip(found, wanted, strict=True):
+            if not same(item, present[index]):
+                yield {"op": "replace", "path": path + pointer(index), "value": item}
+        return
+    yield from ({"op": "remove", "path": path + pointer(index)} for index in reversed(found))
+    yield from ({"op": "add", "path": path + pointer(0), "value": item} for item in reversed(first))
+    yield from ({"op": "add", "path": path + pointer("-"), "value": item} for item in last)
+
+
+def keep(
+    path: str,
+    present: Sequence[Item] | None,
+    wanted: Sequence[Item],
+    *,
+    ours: Collection[str],
+    same: Callable[[Item, Item], bool],
+) -> Iterator[Operation]:
+    """Operations that make the list at `path` hold `wanted`, in any order, and nothing else under the names `ours`."""
+    if present is None:
+        yield from arrange(path, None, last=wanted, ours=ours, same=same)
+        return
+    missing = {item["name"]: item for item in wanted}
+    stale = []
+    for index, item in enumerate(present):
+        if item["name"] not in ours:
+            continue
+        replacement = missing.pop(item["name"], None)
+        if replacement is None:
+            stale.append(index)
+        elif not same(replacement, item):
+            yield {"op": "replace", "path": path + pointer(index), "value": replacement}
+    yield from ({"op": "remove", "path": path + pointer(index)} for index in reversed(stale))
+    yield from ({"op": "add", "path": path + pointer("-"), "value": item} for item in missing.values())

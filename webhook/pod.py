@@ -1,0 +1,237 @@
+"""The parts of a Pod that injection reads, and questions over them. Read-only.
+
+The structs name every field that is ever looked at; decoding skips all others without building them, which is
+what makes a 128 KB pod cheap, and checks the types of these, so that no later code meets a list where a map
+belongs. Whatever is written goes into the patch, never through these types: unknown fields survive.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from webhook.errors import MalformedReview
+from webhook.values import ZERO, PortRange, Quantity, contains, parse_quantity
+
+PREFIX = "envoy-sidecar.io/"
+INJECT_LABEL = f"{PREFIX}inject"
+INJECTED_LABEL = f"{PREFIX}injected"
+VERSION_ANNOTATION = f"{PREFIX}version"
+SETTINGS_ANNOTATION = f"{PREFIX}settings-hash"
+MARKERS = (VERSION_ANNOTATION, SETTINGS_ANNOTATION)
+DEFAULT_CONTAINER_ANNOTATION = "kubectl.kubernetes.io/default-container"
+MIRROR_ANNOTATION = "kubernetes.io/config.mirror"  # set by the kubelet on the image of a static pod
+
+SIDECAR = "envoy-sidecar"
+INIT = "envoy-sidecar-init"
+CONTAINERS = (SIDECAR, INIT)
+BOOTSTRAP_VOLUME = "envoy-sidecar-bootstrap"
+RUN_VOLUME = "envoy-sidecar-run"
+NO_TOKEN_VOLUME = "envoy-sidecar-no-token"  # noqa: S105  a name
+VOLUMES = (BOOTSTRAP_VOLUME, RUN_VOLUME, NO_TOKEN_VOLUME)
+
+
+class _Read(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    pass
+
+
+class OwnerReference(_Read):
+    kind: str = ""
+    name: str = ""
+    controller: bool | None = None
+
+
+class Metadata(_Read):
+    name: str | None = None
+    generate_name: str | None = None
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+    owner_references: list[OwnerReference] | None = None
+
+
+class Capabilities(_Read):
+    add: list[str] | None = None
+
+
+class SecurityContext(_Read):
+    """`securityContext` of a pod or of a container: the fields of both."""
+
+    run_as_user: int | None = None
+    run_as_group: int | None = None
+    fs_group: int | None = None
+    supplemental_groups: list[int] | None = None
+    privileged: bool | None = None
+    capabilities: Capabilities | None = None
+
+
+class Resources(_Read):
+    requests: dict[str, str | int | float] | None = None
+    limits: dict[str, str | int | float] | None = None
+
+
+class ContainerPort(_Read):
+    container_port: int
+
+
+class VolumeMount(_Read):
+    name: str
+
+
+class Container(_Read):
+    name: str
+    ports: list[ContainerPort] | None = None
+    resources: Resources | None = None
+    security_context: SecurityContext | None = None
+    volume_mounts: list[VolumeMount] | None = None
+    restart_policy: str | None = None
+
+
+class Volume(_Read):
+    name: str
+
+
+class Os(_Read):
+    name: str = ""
+
+
+class Spec(_Read):
+    containers: list[Container]
+    init_containers: list[Container] | None = None
+    volumes: list[Volume] | None = None
+    host_network: bool | None = None
+    node_selector: dict[str, str] | None = None
+    os: Os | None = None
+    resources: Resources | None = None
+    security_context: SecurityContext | None = None
+    termination_grace_period_seconds: int | None = None
+
+
+class Pod(_Read):
+    metadata: Metadata
+    spec: Spec
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        return self.metadata.labels or {}
+
+    @property
+    def annotations(self) -> Mapping[str, str]:
+        return self.metadata.annotations or {}
+
+    @property
+    def init_containers(self) -> list[Container]:
+        return self.spec.init_containers or []
+
+    @property
+    def owner(self) -> OwnerReference | None:
+        """The controller that made this pod (`metadata.ownerReferences[].controller`)."""
+        return next((owner for owner in self.metadata.owner_references or () if owner.controller), None)
+
+
+_DECODER = msgspec.json.Decoder(Pod)
+
+
+def decode(raw: bytes | msgspec.Raw) -> Pod:
+    """The Pod in `raw` (JSON).
+
+    Raises MalformedReview with the path of the first field that has the wrong type.
+    """
+    try:
+        return _DECODER.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedReview(f"the object is no Pod: {error}") from None
+
+
+def all_containers(pod: Pod) -> Iterator[Container]:
+    """The init containers, then the others, in the pod's order."""
+    yield from pod.init_containers
+    yield from pod.spec.containers
+
+
+def has_parts(pod: Pod) -> bool:
+    """Whether anything in the pod carries a name of ours."""
+    return (
+        any(container.name in CONTAINERS for container in all_containers(pod))
+        or any(volume.name in VOLUMES for volume in pod.spec.volumes or ())
+        or INJECTED_LABEL in pod.labels
+        or any(marker in pod.annotations for marker in MARKERS)
+    )
+
+
+def without_parts(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The raw pod minus our parts: what its author wrote. The default container stays; it may be his."""
+    metadata = {
+        **document["metadata"],
+        "labels": _without(document["metadata"].get("labels"), (INJECTED_LABEL,)),
+        "annotations": _without(document["metadata"].get("annotations"), MARKERS),
+    }
+    spec = {
+        **document["spec"],
+        "containers": _unnamed(document["spec"].get("containers"), CONTAINERS),
+        "initContainers": _unnamed(document["spec"].get("initContainers"), CONTAINERS),
+        "volumes": _unnamed(document["spec"].get("volumes"), VOLUMES),
+    }
+    return {**document, "metadata": metadata, "spec": spec}
+
+
+def _without(mapping: Mapping[str, str] | None, keys: Iterable[str]) -> dict[str, str]:
+    return {key: value for key, value in (mapping or {}).items() if key not in keys}
+
+
+def _unnamed(items: Iterable[Mapping[str, Any]] | None, names: Iterable[str]) -> list[Mapping[str, Any]]:
+    return [item for item in items or () if item["name"] not in names]
+
+
+def is_windows(pod: Pod) -> bool:
+    """`spec.os.name`, or the node label that every kubelet sets."""
+    selector = pod.spec.node_selector or {}
+    return (pod.spec.os is not None and pod.spec.os.name == "windows") or selector.get("kubernetes.io/os") == "windows"
+
+
+def declares_port(pod: Pod, ports: PortRange) -> bool:
+    """Whether any container declares a port in this range."""
+    return any(
+        contains((ports,), port.container_port) for container in all_containers(pod) for port in container.ports or ()
+    )
+
+
+def service_name(pod: Pod) -> str:
+    """What the sidecar calls its service: the recommended label, `app`, or the name of the workload."""
+    for label in ("app.kubernetes.io/name", "app"):
+        if pod.labels.get(label):
+            return pod.labels[label]
+    owner = pod.owner
+    if owner is not None:
+        return owner.name.removesuffix(f"-{pod.labels.get('pod-template-hash', '')}")
+    return pod.metadata.name or (pod.metadata.generate_name or "").rstrip("-") or "unknown"
+
+
+def amount(resources: Resources | None, kind: str, resource: str) -> Quantity | None:
+    """`resources.<kind>.<resource>`, or None where it is absent or unreadable (the API server refuses those)."""
+    amounts = getattr(resources, kind, None) or {}
+    try:
+        return parse_quantity(str(amounts[resource]))
+    except (KeyError, ValueError):
+        return None
+
+
+def total_request(pod: Pod, resource: str) -> Quantity:
+    """What the containers ask for together, by the scheduler's rule for init containers.
+
+    KEP-753: the larger of all containers with all native sidecars, and each init container with the native
+    sidecars that started before it. A container without a request asks for its limit.
+    """
+    sidecars, peak = ZERO, ZERO
+    for container in pod.init_containers:
+        asked = request(container, resource)
+        if container.restart_policy == "Always":
+            sidecars += asked
+            peak = max(peak, sidecars)
+        else:
+            peak = max(peak, sidecars + asked)
+    return max(peak, sum((request(container, resource) for container in pod.spec.containers), sidecars))
+
+
+def request(container: Container, resource: str) -> Quantity:
+    """The container's request, or its limit, which the API server takes for one, or nothing."""
+    return amount(container.resources, "requests", resource) or amount(container.resources, "limits", resource) or ZERO

@@ -1,0 +1,267 @@
+"""What is added to a pod, as dicts: the Envoy container, the init container, their volumes, labels and annotations.
+
+A pure function of the choices. Every default of the API server is spelled out, so that what comes back from it is
+what was sent. Where each part goes in the pod is said here too; how it gets there is the patch's business.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from controlplane import bootstrap
+from webhook import __version__, redirect
+from webhook.annotations import Choices
+from webhook.pod import (
+    BOOTSTRAP_VOLUME,
+    INIT,
+    INJECTED_LABEL,
+    NO_TOKEN_VOLUME,
+    RUN_VOLUME,
+    SETTINGS_ANNOTATION,
+    SIDECAR,
+    VERSION_ANNOTATION,
+)
+from webhook.settings import PORTS, Settings
+from webhook.values import Percent, Quantity
+
+Document = Mapping[str, Any]
+
+CONFIG_DIRECTORY = "/etc/envoy-sidecar"
+RUN_DIRECTORY = "/run/envoy-sidecar"
+TOKEN_DIRECTORY = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105  a path
+BUSYBOX = f"{RUN_DIRECTORY}/busybox"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parts:
+    """What is added, and where: at the head or the end of each list. Compared by identity: `render` is cached."""
+
+    first_init_containers: tuple[Document, ...]
+    last_init_containers: tuple[Document, ...]
+    first_containers: tuple[Document, ...]
+    volumes: tuple[Document, ...]
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+
+
+@lru_cache(maxsize=4096)
+def render(choices: Choices, service: str, settings: Settings) -> Parts:
+    """The parts for a pod of `service` that gets `choices`."""
+    envoy = _envoy(choices, service, settings)
+    init = (_init(choices, settings),) if choices.mode != "none" else ()
+    native = choices.form == "native"
+    return Parts(
+        first_init_containers=(*init, envoy) if native else (),
+        last_init_containers=() if native else init,
+        first_containers=() if native else (envoy,),
+        volumes=tuple(_volumes(settings)),
+        labels={INJECTED_LABEL: "true"},
+        annotations={VERSION_ANNOTATION: __version__, SETTINGS_ANNOTATION: settings.hash},
+    )
+
+
+def same(wanted: Document, present: Document) -> bool:
+    """Whether `present` is `wanted` as the API server's plugins leave it.
+
+    AlwaysPullImages sets `imagePullPolicy`, and refuses pods on which it is set back; LimitRanger fills in
+    resources that we did not name. Everything else must be equal.
+    """
+    if present.get("imagePullPolicy") == "Always":
+        present = {**present, "imagePullPolicy": wanted.get("imagePullPolicy")}
+    if "resources" in wanted and isinstance(present.get("resources"), Mapping):
+        present = {**present, "resources": _named(wanted["resources"], present["resources"])}
+    return wanted == present
+
+
+def _named(wanted: Document, present: Document) -> Document:
+    """`present`, less the resources that `wanted` does not name."""
+    return {
+        kind: {name: value for name, value in amounts.items() if name in wanted.get(kind, {})}
+        if kind in ("requests", "limits") and isinstance(amounts, Mapping)
+        else amounts
+        for kind, amounts in present.items()
+    }
+
+
+# The Envoy container
+
+
+def _envoy(choices: Choices, service: str, settings: Settings) -> Document:
+    native = choices.form == "native"
+    hooks: dict[str, Any] = {"preStop": {"httpGet": {"path": "/drain", "port": PORTS.ready, "scheme": "HTTP"}}}
+    if not native:
+        hooks["postStart"] = {"exec": {"command": [BUSYBOX, "sh", "-c", _WAIT]}}
+    return {
+        "name": SIDECAR,
+        "image": choices.image,
+        "imagePullPolicy": settings.sidecar.image_pull_policy,
+        "args": _arguments(choices, service, settings),
+        "env": [
+            _downward("POD_NAME", "metadata.name"),
+            _downward("POD_NAMESPACE", "metadata.namespace"),
+            _downward("POD_IP", "status.podIP"),
+            _downward("NODE_NAME", "spec.nodeName"),
+            _downward("SERVICE_ACCOUNT", "spec.serviceAccountName"),
+        ],
+        "ports": [{"name": "envoy-metrics", "containerPort": PORTS.metrics, "protocol": "TCP"}],
+        "resources": _resources(choices.cpu_request, choices.cpu_limit, choices.memory_request, choices.memory_limit),
+        "startupProbe": _ready(period=1, failures=60),
+        "readinessProbe": _ready(period=5, failures=3),
+        "lifecycle": hooks,
+        "securityContext": _envoy_security(choices, settings),
+        **_COMMON,
+        "volumeMounts": [
+            {"name": BOOTSTRAP_VOLUME, "mountPath": CONFIG_DIRECTORY, "readOnly": True},
+            {"name": RUN_VOLUME, "mountPath": RUN_DIRECTORY},
+            _NO_TOKEN_MOUNT,
+        ],
+        **({"restartPolicy": "Always"} if native else {}),
+    }
+
+
+def _arguments(choices: Choices, service: str, settings: Settings) -> list[str]:
+    overlay = bootstrap.overlay(
+        node_metadata={
+            "namespace": "$(POD_NAMESPACE)",
+            "pod_ip": "$(POD_IP)",
+            "node_name": "$(NODE_NAME)",
+            "service_account": "$(SERVICE_ACCOUNT)",
+            "upstreams": ",".join(choices.upstreams),
+        },
+        access_log=choices.access_log,
+    )
+    return [
+        "--config-path",
+        # The init container knows whether the node has IPv6, and links the right file; without one, the operator says.
+        f"{CONFIG_DIRECTORY}/bootstrap-{settings.bootstrap.ip_families}.json"
+        if choices.mode == "none"
+        else f"{RUN_DIRECTORY}/bootstrap.json",
+        "--config-yaml",
+        msgspec.json.encode(overlay).decode(),
+        "--service-node",
+        "$(POD_NAME).$(POD_NAMESPACE)",
+        "--service-cluster",
+        service,
+        "--concurrency",
+        str(choices.concurrency),
+        "--log-level",
+        choices.log_level,
+        "--drain-time-s",
+        str(choices.drain_seconds),
+        "--drain-strategy",
+        "immediate",
+        "--disable-hot-restart",
+    ]
+
+
+def _envoy_security(choices: Choices, settings: Settings) -> Document:
+    """Transparent sockets need NET_ADMIN, which only root keeps over exec; the group exempts its traffic then."""
+    transparent = choices.mode == "tproxy"
+    return _security(
+        user=0 if transparent else settings.sidecar.uid,
+        group=settings.sidecar.gid,
+        add=("NET_ADMIN",) if transparent else (),
+    )
+
+
+# The init container
+
+
+def _init(choices: Choices, settings: Settings) -> Document:
+    rules = redirect.render(
+        redirect.Redirection(
+            mode="tproxy" if choices.mode == "tproxy" else "redirect",
+            uid=settings.sidecar.uid,
+            gid=settings.sidecar.gid,
+            exclude_inbound_ports=choices.exclude_inbound_ports,
+            exclude_outbound_ports=choices.exclude_outbound_ports,
+            exclude_outbound_cidrs=choices.exclude_outbound_cidrs,
+            include_outbound_cidrs=choices.include_outbound_cidrs,
+            opaque_inbound_ports=choices.opaque_inbound_ports,
+            opaque_outbound_ports=choices.opaque_outbound_ports,
+        )
+    )
+    resources = settings.init.resources
+    return {
+        "name": INIT,
+        "image": settings.init.image,
+        "imagePullPolicy": settings.init.image_pull_policy,
+        "env": [
+            {"name": "ENVOY_SIDECAR_MODE", "value": choices.mode},
+            {"name": "IPTABLES_RULES_IPV4", "value": rules.ipv4},
+            {"name": "IPTABLES_RULES_IPV6", "value": rules.ipv6},
+            *([] if choices.form == "native" else [{"name": "BUSYBOX_COPY", "value": BUSYBOX}]),
+        ],
+        "resources": _resources(
+            resources.cpu_request, resources.cpu_limit, resources.memory_request, resources.memory_limit
+        ),
+        # As root: Kubernetes gives a non-root user no ambient capabilities. NET_RAW is for iptables-legacy.
+        "securityContext": _security(user=0, group=0, add=("NET_ADMIN", "NET_RAW")),
+        **_COMMON,
+        "volumeMounts": [{"name": RUN_VOLUME, "mountPath": RUN_DIRECTORY}, _NO_TOKEN_MOUNT],
+    }
+
+
+# What both share
+
+_COMMON: Document = {
+    "terminationMessagePath": "/dev/termination-log",
+    "terminationMessagePolicy": "FallbackToLogsOnError",
+}
+# Where something is mounted already, the ServiceAccount plugin does not mount the application's API token.
+_NO_TOKEN_MOUNT: Document = {"name": NO_TOKEN_VOLUME, "mountPath": TOKEN_DIRECTORY, "readOnly": True}
+# A postStart hook blocks the next container's start; the distroless image has no shell of its own for it.
+_WAIT = f"until {BUSYBOX} wget -q -O /dev/null http://127.0.0.1:{PORTS.ready}/ready; do {BUSYBOX} sleep 0.2; done"
+
+
+def _volumes(settings: Settings) -> list[Document]:
+    name = bootstrap.config_map_name(settings.bootstrap)
+    return [
+        {"name": BOOTSTRAP_VOLUME, "configMap": {"name": name, "defaultMode": 0o444}},
+        # In memory: an emptyDir on disk keeps the cluster autoscaler from removing the node.
+        {"name": RUN_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "8Mi"}},
+        {"name": NO_TOKEN_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "4Ki"}},
+    ]
+
+
+def _downward(name: str, path: str) -> Document:
+    return {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
+
+
+def _ready(*, period: int, failures: int) -> Document:
+    return {
+        "httpGet": {"path": "/ready", "port": PORTS.ready, "scheme": "HTTP"},
+        "timeoutSeconds": 1,
+        "periodSeconds": period,
+        "successThreshold": 1,
+        "failureThreshold": failures,
+    }
+
+
+def _security(*, user: int, group: int, add: tuple[str, ...]) -> Document:
+    return {
+        "runAsUser": user,
+        "runAsGroup": group,
+        "runAsNonRoot": user != 0,
+        "readOnlyRootFilesystem": True,
+        "allowPrivilegeEscalation": False,
+        "privileged": False,
+        "capabilities": {"drop": ["ALL"], **({"add": list(add)} if add else {})},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def _resources(
+    cpu_request: Quantity | Percent,
+    cpu_limit: Quantity | Percent | None,
+    memory_request: Quantity | Percent,
+    memory_limit: Quantity | Percent | None,
+) -> Document:
+    limits = {"cpu": cpu_limit, "memory": memory_limit}
+    return {
+        "requests": {"cpu": str(cpu_request), "memory": str(memory_request)},
+        "limits": {name: str(limit) for name, limit in limits.items() if limit is not None},
+    }
