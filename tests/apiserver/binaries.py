@@ -29,9 +29,7 @@ Report = Callable[[str], None]
 
 def kubernetes_version() -> str:
     """The release pinned in `go.mod`, such as `v1.36.3`."""
-    pinned = re.search(
-        r"^(?:require )?\s*k8s\.io/kubernetes (v\S+)", (MODULE / "go.mod").read_text(), re.MULTILINE
-    )
+    pinned = re.search(r"^(?:require )?\s*k8s\.io/kubernetes (v\S+)", (MODULE / "go.mod").read_text(), re.MULTILINE)
     if pinned is None:
         raise LookupError("tests/apiserver/go.mod requires no k8s.io/kubernetes")
     return pinned[1]

@@ -1,41 +1,20 @@
-"""A Kubernetes control plane for one test session: etcd and kube-apiserver on loopback, and kubectl.
-
-It has RBAC, the default admission plugins and AlwaysPullImages, and an audit log that keeps every
-annotation. No kubelet, and a controller-manager only where a test asks for one.
-"""
+"""kubectl, and what a test reads of a running cluster: objects, and the audit log."""
 
 import json
 import os
-import secrets
 import subprocess
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from ssl import create_default_context
 from typing import Any
 
 import yaml
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.apiserver import binaries
-from tests.apiserver.processes import NotReadyError, eventually, free_port, running, tail
+from tests.apiserver.processes import eventually
 
 Object = dict[str, Any]
 Input = str | Object | Sequence[Object]
-
-AUDIT_POLICY: Object = {
-    "apiVersion": "audit.k8s.io/v1",
-    "kind": "Policy",
-    "omitStages": ["RequestReceived"],
-    "rules": [
-        {"level": "Metadata", "verbs": ["create"], "resources": [{"resources": ["pods"]}]},
-        {"level": "None"},
-    ],
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +76,9 @@ class Cluster:
         def annotations() -> Mapping[str, str] | None:
             with (self.directory / "audit.log").open() as log:
                 for event in map(json.loads, log):
-                    about = event.get("objectRef", {})
-                    if (about.get("name"), about.get("namespace")) == (name, namespace):
+                    about = event["objectRef"]
+                    asked = (about.get("name"), about.get("namespace"))
+                    if asked == (name, namespace) and "dryRun" not in event["requestURI"]:
                         found: Mapping[str, str] = event.get("annotations", {})
                         return found
             return None
@@ -109,109 +89,3 @@ class Cluster:
 def documents(objects: Object | Sequence[Object]) -> str:
     """One YAML stream."""
     return yaml.safe_dump_all([objects] if isinstance(objects, dict) else objects)
-
-
-@contextmanager
-def started(directory: Path) -> Iterator[Cluster]:
-    """A control plane whose files and logs live in `directory`, up until the block ends."""
-    with etcd(directory) as store, apiserver(directory, store) as cluster:
-        yield cluster
-
-
-@contextmanager
-def etcd(directory: Path) -> Iterator[str]:
-    """An etcd that forgets everything: no fsync."""
-    client, peer = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
-    urls = [
-        f"--listen-client-urls={client}",
-        f"--advertise-client-urls={client}",
-        f"--listen-peer-urls={peer}",
-    ]
-    command = [str(binaries.etcd()), "--unsafe-no-fsync", f"--data-dir={directory / 'etcd'}", *urls]
-    with running(command, directory / "etcd.log"):
-        yield client
-
-
-@contextmanager
-def apiserver(directory: Path, store: str) -> Iterator[Cluster]:
-    """A kube-apiserver over that etcd, once it says that it is ready."""
-    port, token = free_port(), secrets.token_hex(16)
-    cluster = Cluster(f"https://127.0.0.1:{port}", token, directory)
-    log = directory / "apiserver.log"
-    write_inputs(cluster)
-    command = [str(binaries.kubernetes("kube-apiserver")), *flags(directory, store, port)]
-    with running(command, log) as process:
-
-        def ready() -> bool:
-            if process.poll() is not None:
-                raise NotReadyError(f"kube-apiserver ended:\n{tail(log)}")
-            return cluster.ca.exists() and answers(f"{cluster.url}/readyz", cluster)
-
-        eventually(ready, f"kube-apiserver is ready, see {log}", seconds=90)
-        yield cluster
-
-
-def flags(directory: Path, store: str, port: int) -> list[str]:
-    key = directory / "service-accounts.key"
-    return [
-        f"--etcd-servers={store}",
-        "--bind-address=127.0.0.1",
-        f"--secure-port={port}",
-        f"--cert-dir={directory / 'apiserver'}",
-        # Both keep the server from asking the machine for an address of its own, which it may not have.
-        "--advertise-address=192.0.2.1",
-        "--endpoint-reconciler-type=none",
-        "--service-cluster-ip-range=10.96.0.0/16",
-        f"--token-auth-file={directory / 'tokens.csv'}",
-        "--authorization-mode=Node,RBAC",
-        "--service-account-issuer=https://kubernetes.default.svc",
-        f"--service-account-key-file={key}",
-        f"--service-account-signing-key-file={key}",
-        "--allow-privileged=true",
-        "--enable-admission-plugins=AlwaysPullImages",
-        f"--audit-policy-file={directory / 'audit-policy.yaml'}",
-        f"--audit-log-path={directory / 'audit.log'}",
-    ]
-
-
-def write_inputs(cluster: Cluster) -> None:
-    """The files that kube-apiserver and kubectl read at start."""
-    write = {
-        "tokens.csv": f'{cluster.token},admin,admin,"system:masters"\n',
-        "audit-policy.yaml": yaml.safe_dump(AUDIT_POLICY),
-        "service-accounts.key": signing_key(),
-        "kubeconfig": yaml.safe_dump(kubeconfig(cluster)),
-    }
-    for name, content in write.items():
-        (cluster.directory / name).touch(mode=0o600)
-        (cluster.directory / name).write_text(content)
-
-
-def signing_key() -> str:
-    """A fresh key for ServiceAccount tokens, as PEM in the one form (SEC 1) that Kubernetes reads for EC."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    form = serialization.PrivateFormat.TraditionalOpenSSL
-    return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()).decode()
-
-
-def kubeconfig(cluster: Cluster) -> Object:
-    return {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "test",
-        "clusters": [
-            {"name": "test", "cluster": {"server": cluster.url, "certificate-authority": str(cluster.ca)}}
-        ],
-        "users": [{"name": "admin", "user": {"token": cluster.token}}],
-        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "admin"}}],
-    }
-
-
-def answers(url: str, cluster: Cluster) -> bool:
-    """Whether a GET of this URL is answered with 200."""
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {cluster.token}"})
-    try:
-        with urllib.request.urlopen(request, context=create_default_context(cafile=cluster.ca), timeout=5):
-            return True
-    except (urllib.error.URLError, ConnectionError, TimeoutError):
-        return False

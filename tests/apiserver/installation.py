@@ -1,0 +1,103 @@
+"""Our manifests in the cluster, and the moment at which the API server acts on them.
+
+What was applied takes a moment to reach admission; every wait here asks with a server-side dry run.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.apiserver.cluster import Cluster, Object, Result
+from tests.apiserver.injector import manifests, pointed
+from tests.apiserver.objects import (
+    OPT_OUT,
+    SIDECAR,
+    config_map,
+    deployment,
+    init_names,
+    namespace,
+    pod,
+    service_account,
+)
+from tests.apiserver.processes import eventually
+
+PROBE = "probe"
+DEVELOPER = "developer"
+BOOTSTRAP = "envoy-sidecar-bootstrap-0123456789"
+
+# Somebody who may do everything in every namespace, and nothing to the cluster.
+DEVELOPER_RIGHTS: Object = {
+    "apiVersion": "rbac.authorization.k8s.io/v1",
+    "kind": "ClusterRoleBinding",
+    "metadata": {"name": "developers"},
+    "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "admin"},
+    "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": DEVELOPER}],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """A cluster with our manifests in it."""
+
+    cluster: Cluster
+    directory: Path
+
+    def prepare(self) -> None:
+        """A namespace to ask in, and a person without special rights."""
+        self.cluster.kubectl("apply", "-f", "-", stdin=[namespace(PROBE), service_account(PROBE), DEVELOPER_RIGHTS])
+
+    def manifests(self, components: Sequence[str] = ()) -> list[Object]:
+        return manifests(self.cluster, self.directory, components)
+
+    def apply(self, objects: Sequence[Object], port: int, certificate: Path) -> None:
+        """Applies manifests, their webhooks called on `port`; does not wait."""
+        self.cluster.kubectl("apply", "-f", "-", stdin=pointed(objects, port, certificate))
+
+    def remove(self, objects: Sequence[Object]) -> None:
+        self.cluster.kubectl("delete", "--ignore-not-found", "-f", "-", stdin=objects)
+
+    def settle(self) -> None:
+        """Waits until every part of `manifests/base` acts."""
+        eventually(self.injects, "pods come out with a sidecar")
+        eventually(self.leaves_opted_out_pods, "a pod that opted out is left alone")
+        eventually(self.advises, "a Deployment with a bad annotation brings a warning")
+        eventually(self.guards_config_maps, "our ConfigMaps are guarded")
+        eventually(self.flags_labels, "an odd value of the namespace label brings a warning")
+
+    def ask(self, thing: Object, *arguments: str, within: str = PROBE) -> Result:
+        """What the API server would say to a `create`."""
+        command = ("create", "-n", within, "--dry-run=server", "-o", "json", "-f", "-", *arguments)
+        return self.cluster.kubectl(*command, stdin=thing, check=False)
+
+    def refused(self, thing: Object, within: str = PROBE) -> Result:
+        """Waits until `thing` is refused, and returns the refusal."""
+
+        def refusal() -> Result | None:
+            answer = self.ask(thing, within=within)
+            return answer if answer.code else None
+
+        return eventually(refusal, f"{thing['kind']} {thing['metadata']['name']} is refused")
+
+    def injects(self) -> bool:
+        answer = self.ask(pod())
+        return answer.code == 0 and SIDECAR in init_names(answer.object)
+
+    def leaves_opted_out_pods(self) -> bool:
+        answer = self.ask(pod(labels=OPT_OUT))
+        return answer.code == 0 and SIDECAR not in init_names(answer.object)
+
+    def advises(self) -> bool:
+        return "log-level" in self.ask(deployment(pod(annotations={"log-level": "banana"}))).stderr
+
+    def guards_config_maps(self) -> bool:
+        return self.ask(config_map(BOOTSTRAP), f"--as={DEVELOPER}").code != 0
+
+    def flags_labels(self) -> bool:
+        odd = namespace("odd", {"envoy-sidecar.io/inject": "yes"})
+        return "Warning" in self.ask(odd).stderr
+
+
+def identity(thing: Object) -> tuple[str, str, str]:
+    """What makes an object the same one in another rendering of the manifests."""
+    metadata = thing["metadata"]
+    return thing["kind"], metadata.get("namespace", ""), metadata["name"]

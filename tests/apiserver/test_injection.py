@@ -1,0 +1,169 @@
+"""What a pod's author gets, and is told."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.apiserver.cluster import Cluster, Object, Result
+from tests.apiserver.injector import Injector
+from tests.apiserver.objects import (
+    INIT,
+    OPT_OUT,
+    SIDECAR,
+    container,
+    container_names,
+    deployment,
+    generated,
+    init_names,
+    named,
+    pod,
+    sidecar,
+)
+
+TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"
+
+
+@pytest.fixture
+def create(kubernetes: Cluster, shop: str) -> Callable[..., Result]:
+    """`kubectl create` in an opted-in namespace."""
+
+    def kubectl_create(thing: Object, *arguments: str, check: bool = True) -> Result:
+        command = ("create", "-n", shop, "-o", "json", "-f", "-", *arguments)
+        return kubernetes.kubectl(*command, stdin=thing, check=check)
+
+    return kubectl_create
+
+
+Create = Callable[..., Result]
+
+
+def test_a_pod_is_stored_with_its_sidecar(create: Create, kubernetes: Cluster, shop: str) -> None:
+    create(pod("cart"))
+    stored = kubernetes.get("pod", "cart", "-n", shop)
+    assert init_names(stored) == [INIT, SIDECAR]
+    assert container_names(stored) == ["app"]
+    assert stored["metadata"]["labels"]["envoy-sidecar.io/injected"] == "true"
+
+
+def test_the_native_sidecar_precedes_the_init_containers_of_the_author(create: Create) -> None:
+    stored = create(pod(initContainers=[container("migrate")])).object
+    assert init_names(stored) == [INIT, SIDECAR, "migrate"]
+    assert sidecar(stored)["restartPolicy"] == "Always"
+
+
+def test_the_classic_sidecar_is_the_first_container(create: Create) -> None:
+    stored = create(pod(annotations={"sidecar": "classic"}, initContainers=[container("migrate")])).object
+    assert container_names(stored) == [SIDECAR, "app"]
+    assert init_names(stored) == ["migrate", INIT]
+
+
+def test_mode_none_needs_no_init_container(
+    create: Create, kubernetes: Cluster, new_namespace: Callable[..., str]
+) -> None:
+    restricted = new_namespace({"envoy-sidecar.io/inject": "enabled", "pod-security.kubernetes.io/enforce": "baseline"})
+    stored = kubernetes.kubectl(
+        "create", "-n", restricted, "-o", "json", "-f", "-", stdin=pod(annotations={"mode": "none"})
+    ).object
+    assert init_names(stored) == [SIDECAR]
+
+
+def test_a_pod_that_the_server_names_is_injected(create: Create) -> None:
+    stored = create(generated(pod(), "cart-")).object
+    assert stored["metadata"]["name"].startswith("cart-")
+    assert SIDECAR in init_names(stored)
+
+
+def test_a_dry_run_shows_what_would_be_stored(create: Create) -> None:
+    shown = create(pod("dry"), "--dry-run=server").object
+    stored = create(pod("wet")).object
+    assert sidecar(shown)["image"] == sidecar(stored)["image"]
+    assert [shown["spec"][part] for part in ("initContainers", "volumes")] != []
+
+
+def test_the_sidecar_does_not_see_the_token_of_the_application(create: Create) -> None:
+    stored = create(pod()).object
+    mounts = {
+        one["name"]: [mount["name"] for mount in one["volumeMounts"] if mount["mountPath"] == TOKEN_PATH]
+        for one in stored["spec"]["initContainers"] + stored["spec"]["containers"]
+    }
+    (token,) = mounts.pop("app")
+    assert token.startswith("kube-api-access-")
+    assert mounts == {SIDECAR: ["envoy-sidecar-no-token"], INIT: ["envoy-sidecar-no-token"]}
+
+
+def test_the_pod_names_the_bootstrap_that_the_control_plane_prints(
+    create: Create, kubernetes: Cluster, shop: str, bootstrap: Callable[[str], Object]
+) -> None:
+    printed = bootstrap(shop)
+    kubernetes.kubectl("create", "-f", "-", stdin=printed)
+    mounted = named(create(pod()).object["spec"]["volumes"], "envoy-sidecar-bootstrap")
+    assert mounted["configMap"]["name"] == printed["metadata"]["name"]
+
+
+def test_a_namespace_that_did_not_opt_in_is_never_sent_to_us(
+    kubernetes: Cluster, webhook: Injector, installation: object, new_namespace: Callable[..., str]
+) -> None:
+    elsewhere, before = new_namespace({}), webhook.requests()
+    stored = kubernetes.kubectl("create", "-n", elsewhere, "-o", "json", "-f", "-", stdin=pod()).object
+    assert init_names(stored) == []
+    assert webhook.requests() == before
+
+
+def test_a_pod_that_opted_out_is_never_sent_to_us(create: Create, webhook: Injector) -> None:
+    before = webhook.requests()
+    assert init_names(create(pod(labels=OPT_OUT)).object) == []
+    assert webhook.requests() == before
+
+
+def test_a_pod_that_is_injected_is_sent_to_us(create: Create, webhook: Injector) -> None:
+    before = webhook.requests()
+    create(pod())
+    assert webhook.requests() > before
+
+
+def test_a_bad_annotation_is_refused_with_its_value_and_what_is_allowed(create: Create) -> None:
+    refused = create(pod(annotations={"log-level": "banana"}), check=False)
+    assert refused.code != 0
+    assert 'admission webhook "' in refused.stderr
+    for part in ("envoy-sidecar.io/log-level", "banana", "warning"):
+        assert part in refused.stderr
+
+
+def test_a_misspelt_key_is_answered_with_a_warning_that_names_the_right_one(create: Create) -> None:
+    warned = create(pod(annotations={"exclude-inbound-port": "8080"}))
+    assert "Warning: " in warned.stderr
+    assert "envoy-sidecar.io/exclude-inbound-ports" in warned.stderr
+
+
+def test_a_skipped_pod_is_answered_with_the_coded_reason(create: Create) -> None:
+    warned = create(pod(hostNetwork=True))
+    assert init_names(warned.object) == []
+    assert "host_network" in warned.stderr
+
+
+def test_the_audit_log_says_what_was_decided_and_by_which_settings(
+    create: Create, kubernetes: Cluster, shop: str
+) -> None:
+    stored = create(pod("audited")).object
+    audit = kubernetes.audit("audited", shop)
+    ours = {key.rpartition("/")[2]: value for key, value in audit.items()}
+    assert ours["decision"] == "injected"
+    assert ours["settings-hash"] == stored["metadata"]["annotations"]["envoy-sidecar.io/settings-hash"]
+
+
+def test_the_audit_log_says_why_a_pod_was_refused(create: Create, kubernetes: Cluster, shop: str) -> None:
+    create(pod("refused", annotations={"log-level": "banana"}), check=False)
+    ours = {key.rpartition("/")[2]: value for key, value in kubernetes.audit("refused", shop).items()}
+    assert (ours["decision"], ours["reason"]) == ("rejected", "bad_annotation")
+
+
+def test_applying_a_deployment_with_a_bad_annotation_warns_its_author_at_once(kubernetes: Cluster, shop: str) -> None:
+    bad = deployment(pod(annotations={"log-level": "banana"}))
+    applied = kubernetes.kubectl("apply", "-n", shop, "-f", "-", stdin=bad)
+    assert "deployment.apps/cart created" in applied.stdout
+    assert "Warning: " in applied.stderr
+    assert "envoy-sidecar.io/log-level" in applied.stderr
+
+
+def test_applying_a_good_deployment_says_nothing(kubernetes: Cluster, shop: str) -> None:
+    assert kubernetes.kubectl("apply", "-n", shop, "-f", "-", stdin=deployment(pod())).stderr == ""

@@ -1,0 +1,96 @@
+"""Namespaces that count and cap what pods ask for."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.apiserver.cluster import Cluster, Object, Result
+from tests.apiserver.objects import SIDECAR, container, init_names, pod
+from tests.apiserver.processes import eventually
+
+Create = Callable[..., Result]
+AMOUNTS = {"cpu": "100m", "memory": "128Mi"}
+FULL = {"requests": AMOUNTS, "limits": AMOUNTS}
+HARD = {"requests.cpu": "2", "requests.memory": "2Gi", "limits.cpu": "4", "limits.memory": "4Gi"}
+
+
+@pytest.fixture
+def create(kubernetes: Cluster, shop: str) -> Create:
+    """`kubectl create` in an opted-in namespace; a refusal is an answer like another."""
+
+    def kubectl_create(thing: Object, *arguments: str) -> Result:
+        command = ("create", "-n", shop, "-o", "json", "-f", "-", *arguments)
+        return kubernetes.kubectl(*command, stdin=thing, check=False)
+
+    return kubectl_create
+
+
+def quota(hard: dict[str, str]) -> Object:
+    return {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "all"}, "spec": {"hard": hard}}
+
+
+def limit_range(**limits: dict[str, str]) -> Object:
+    spec = {"limits": [{"type": "Container", **limits}]}
+    return {"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "all"}, "spec": spec}
+
+
+def test_a_pod_that_is_complete_stays_complete_under_a_quota(create: Create, kubernetes: Cluster, shop: str) -> None:
+    create(quota(HARD))
+    # The quota's controller would write this; without it the quota counts nothing yet.
+    status = {"status": {"hard": HARD, "used": dict.fromkeys(HARD, "0")}}
+    kubernetes.kubectl("patch", "quota", "all", "-n", shop, "--subresource=status", "--type=merge", "-p", str(status))
+    incomplete = create(pod(labels={"envoy-sidecar.io/inject": "disabled"}), "--dry-run=server")
+    assert "must specify limits.cpu for: app" in incomplete.stderr
+    stored = create(pod(containers=[container(resources=FULL)]))
+    assert SIDECAR in init_names(stored.object), stored.stderr
+
+
+def test_what_the_sidecar_asks_for_is_charged_to_the_quota(create: Create, kubernetes: Cluster, shop: str) -> None:
+    create(quota(HARD))
+    status = {"status": {"hard": HARD, "used": dict.fromkeys(HARD, "0")}}
+    kubernetes.kubectl("patch", "quota", "all", "-n", shop, "--subresource=status", "--type=merge", "-p", str(status))
+    create(pod(containers=[container(resources=FULL)]))
+    assert kubernetes.get("quota", "all", "-n", shop)["status"]["used"]["requests.cpu"] == "150m"
+
+
+def test_a_limit_range_below_the_sidecar_is_met_by_annotation(create: Create) -> None:
+    create(limit_range(max={"memory": "200Mi"}, default={"memory": "100Mi"}))
+    eventually(lambda: create(pod(), "--dry-run=server").code != 0, "the LimitRange refuses the default")
+    smaller = create(pod(annotations={"memory-limit": "200Mi"}))
+    assert SIDECAR in init_names(smaller.object), smaller.stderr
+
+
+def test_pod_level_resources_that_hold_the_sidecar_are_accepted(create: Create) -> None:
+    amounts = {"cpu": "2", "memory": "1Gi"}
+    stored = create(pod(resources={"requests": amounts, "limits": amounts}))
+    assert SIDECAR in init_names(stored.object), stored.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "amounts"),
+    [
+        ("requests", {"cpu": "20m", "memory": "1Gi"}),
+        ("requests", {"cpu": "1", "memory": "32Mi"}),
+    ],
+)
+def test_pod_level_requests_too_small_for_the_sidecar_are_refused_with_the_numbers(
+    create: Create, kind: str, amounts: dict[str, str]
+) -> None:
+    refused = create(pod(resources={kind: amounts}))
+    assert "denied the request" in refused.stderr
+    too_small = "cpu" if amounts["cpu"] == "20m" else "memory"
+    assert f"spec.resources.{kind}.{too_small} is {amounts[too_small]}" in refused.stderr
+
+
+def test_pod_level_limits_below_the_limit_of_the_sidecar_are_refused_with_the_numbers(create: Create) -> None:
+    refused = create(pod(resources={"limits": {"cpu": "2", "memory": "100Mi"}}))
+    assert "spec.resources.limits.memory is 100Mi" in refused.stderr
+    assert "320Mi" in refused.stderr
+
+
+def test_pod_level_resources_exactly_as_large_as_needed_are_accepted(create: Create) -> None:
+    exact = {"cpu": "150m", "memory": "192Mi"}
+    limits = {"cpu": "1", "memory": "320Mi"}
+    app = container(resources={"requests": AMOUNTS})
+    stored = create(pod(containers=[app], resources={"requests": exact, "limits": limits}))
+    assert SIDECAR in init_names(stored.object), stored.stderr
