@@ -53,9 +53,12 @@ def stop(process: subprocess.Popen[bytes]) -> int:
 
 
 def die_with_parent() -> None:
-    """Runs in the child before exec: a killed test session runs no finaliser, so the kernel does it."""
+    """Runs in the child before exec: a killed test session runs no finaliser, so the kernel does it.
+
+    SIGKILL, because kube-apiserver waits for ever in its shutdown when etcd ends first.
+    """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def eventually(ask: Callable[[], T | None], what: str, seconds: float = 30) -> T:
