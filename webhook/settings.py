@@ -7,16 +7,15 @@ Every problem is reported at once, each with its path. What is not written has t
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from controlplane.bootstrap import PORTS, Bootstrap
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
-from pydantic.dataclasses import dataclass
 
 from webhook import values
 from webhook.errors import SettingsError
@@ -29,8 +28,6 @@ Mode = Literal["redirect", "tproxy", "none"]
 Form = Literal["native", "classic"]
 LogLevel = Literal["trace", "debug", "info", "warning", "error", "critical", "off"]
 AccessLog = Literal["off", "errors", "all"]
-
-_CONFIG = ConfigDict(extra="forbid", alias_generator=to_camel, arbitrary_types_allowed=True)
 
 
 def _reads(parse: Callable[[str], Any]) -> BeforeValidator:
@@ -60,7 +57,31 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[int, Field(ge=0, le=3600)]
 
 
-def _request_within_limit(resources: "Resources") -> "Resources":
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SidecarResources:
+    """What the Envoy container asks for, and the most it gets; a limit of null means none."""
+
+    cpu_request: Cpu = values.parse_cpu("50m")
+    cpu_limit: Cpu | None = values.parse_cpu("1")
+    memory_request: Memory = values.parse_memory("64Mi")
+    memory_limit: Memory | None = values.parse_memory("320Mi")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitResources:
+    """The same for the init container, whose requests the sidecar's cover."""
+
+    cpu_request: Cpu = values.parse_cpu("10m")
+    cpu_limit: Cpu | None = values.parse_cpu("500m")
+    memory_request: Memory = values.parse_memory("16Mi")
+    memory_limit: Memory | None = values.parse_memory("64Mi")
+
+
+Resources = SidecarResources | InitResources
+_R = TypeVar("_R", SidecarResources, InitResources)
+
+
+def _request_within_limit(resources: _R) -> _R:
     for name in ("cpu", "memory"):
         request, limit = getattr(resources, f"{name}_request"), getattr(resources, f"{name}_limit")
         if limit is not None and request > limit:
@@ -68,45 +89,7 @@ def _request_within_limit(resources: "Resources") -> "Resources":
     return resources
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
-class Resources:
-    """What a container asks for, and the most it gets; a limit of null means none."""
-
-    cpu_request: Cpu
-    cpu_limit: Cpu | None
-    memory_request: Memory
-    memory_limit: Memory | None
-
-
-def _resources(cpu: str, cpu_limit: str, memory: str, memory_limit: str) -> Callable[[], Resources]:
-    return lambda: Resources(
-        cpu_request=values.parse_cpu(cpu),
-        cpu_limit=values.parse_cpu(cpu_limit),
-        memory_request=values.parse_memory(memory),
-        memory_limit=values.parse_memory(memory_limit),
-    )
-
-
-def _over(default: Callable[[], Resources]) -> Any:
-    """Resources of which only some are written: the others keep their defaults."""
-
-    def merge(raw: object) -> object:
-        if not isinstance(raw, Mapping):
-            return raw
-        given = asdict(default())
-        kept = {
-            to_camel(name): None if value is None else str(values.Quantity(**value)) for name, value in given.items()
-        }
-        return {**kept, **raw}
-
-    return Annotated[Resources, BeforeValidator(merge), AfterValidator(_request_within_limit)]
-
-
-_SIDECAR = _resources("50m", "1", "64Mi", "320Mi")
-_INIT = _resources("10m", "500m", "16Mi", "64Mi")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sidecar:
     """The Envoy container. What an author may set by annotation has its default here."""
 
@@ -114,7 +97,7 @@ class Sidecar:
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     mode: Mode = "redirect"
     form: Form = "native"
-    resources: _over(_SIDECAR) = field(default_factory=_SIDECAR)  # type: ignore[valid-type]
+    resources: Annotated[SidecarResources, AfterValidator(_request_within_limit)] = SidecarResources()
     concurrency: Annotated[int, Field(ge=1, le=128)] = 2
     log_level: LogLevel = "warning"
     access_log: AccessLog = "errors"
@@ -124,16 +107,16 @@ class Sidecar:
     gid: Id = 1337
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Init:
     """The init container, which applies the redirection rules."""
 
     image: Image = "ghcr.io/envoy-sidecar-injector/init:0.1.0"
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
-    resources: _over(_INIT) = field(default_factory=_INIT)  # type: ignore[valid-type]
+    resources: Annotated[InitResources, AfterValidator(_request_within_limit)] = InitResources()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Redirect:
     """Traffic that is never redirected, or passes without protocol detection. Lists: at most 128 entries."""
 
@@ -146,7 +129,7 @@ class Redirect:
     opaque_outbound_ports: Ports = values.parse_ports("25,110,143,587,3306,4222,5672")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Authors:
     """What pod authors may set. A key maps to true, false, or the list of values that are allowed."""
 
@@ -155,14 +138,14 @@ class Authors:
     conflicts: Literal["reject", "warn"] = "reject"  # our uid or gid, or NET_ADMIN, in an application container
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Images:
     """Prefixes of the images that an author may name, if `authors.allow.image` is set; empty means any."""
 
     allowed: tuple[Annotated[str, Field(min_length=1)], ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
     """The serving process. Not part of `hash`."""
 
@@ -177,9 +160,12 @@ class Server:
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Settings:
     """All of the operator's settings. Compared by identity: a process has one."""
+
+    # Holds for the sections too: written in camelCase, as Kubernetes does, and nothing unknown.
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", alias_generator=to_camel)
 
     sidecar: Sidecar = field(default_factory=Sidecar)
     init: Init = field(default_factory=Init)
