@@ -5,7 +5,7 @@ Each sentence says where, what, and what to do. Which of them refuse the pod is 
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from webhook import pod as pods
 from webhook.annotations import BY_KEY, Annotation, Choices
@@ -91,7 +91,7 @@ _RESOURCE_FIELDS = (("cpu", 10**6), ("memory", 10**9))  # rounded up to 1m of a 
 
 def resolve(choices: Choices, pod: Pod) -> tuple[Choices, tuple[str, ...]]:
     """Percentages turned into quantities, and what is wrong with the result."""
-    resolved: dict[str, Quantity] = {}
+    resolved: dict[str, Any] = {}
     problems = []
     for resource, step in _RESOURCE_FIELDS:
         for kind in ("request", "limit"):

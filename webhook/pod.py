@@ -35,13 +35,13 @@ class _Read(msgspec.Struct, frozen=True, rename="camel", gc=False):
     pass
 
 
-class OwnerReference(_Read):
+class OwnerReference(_Read, frozen=True):
     kind: str = ""
     name: str = ""
     controller: bool | None = None
 
 
-class Metadata(_Read):
+class Metadata(_Read, frozen=True):
     name: str | None = None
     generate_name: str | None = None
     labels: dict[str, str] | None = None
@@ -49,11 +49,11 @@ class Metadata(_Read):
     owner_references: list[OwnerReference] | None = None
 
 
-class Capabilities(_Read):
+class Capabilities(_Read, frozen=True):
     add: list[str] | None = None
 
 
-class SecurityContext(_Read):
+class SecurityContext(_Read, frozen=True):
     """`securityContext` of a pod or of a container: the fields of both."""
 
     run_as_user: int | None = None
@@ -64,20 +64,20 @@ class SecurityContext(_Read):
     capabilities: Capabilities | None = None
 
 
-class Resources(_Read):
+class Resources(_Read, frozen=True):
     requests: dict[str, str | int | float] | None = None
     limits: dict[str, str | int | float] | None = None
 
 
-class ContainerPort(_Read):
+class ContainerPort(_Read, frozen=True):
     container_port: int
 
 
-class VolumeMount(_Read):
+class VolumeMount(_Read, frozen=True):
     name: str
 
 
-class Container(_Read):
+class Container(_Read, frozen=True):
     name: str
     ports: list[ContainerPort] | None = None
     resources: Resources | None = None
@@ -86,15 +86,15 @@ class Container(_Read):
     restart_policy: str | None = None
 
 
-class Volume(_Read):
+class Volume(_Read, frozen=True):
     name: str
 
 
-class Os(_Read):
+class Os(_Read, frozen=True):
     name: str = ""
 
 
-class Spec(_Read):
+class Spec(_Read, frozen=True):
     containers: list[Container]
     init_containers: list[Container] | None = None
     volumes: list[Volume] | None = None
@@ -106,7 +106,7 @@ class Spec(_Read):
     termination_grace_period_seconds: int | None = None
 
 
-class Pod(_Read):
+class Pod(_Read, frozen=True):
     metadata: Metadata
     spec: Spec
 

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from webhook.errors import MalformedReview
-from webhook.injection import Injected, Outcome, Rejected
+from webhook.injection import Injected, Outcome, Rejected, Skipped, Unchanged
 
 API_VERSION = "admission.k8s.io/v1"
 MAX_UID = 253  # characters; the API server sends a UUID
@@ -113,6 +113,8 @@ def respond(review: Review, outcome: Outcome, settings_hash: str) -> bytes:
         case Injected(_, patch):
             response["patchType"] = "JSONPatch"
             response["patch"] = _base64(patch)
+        case Unchanged() | Skipped():
+            pass
     return _encode(response)
 
 
