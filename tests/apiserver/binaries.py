@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
+
 from tests import needs
 
 MODULE = Path(__file__).parent
@@ -135,8 +137,11 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("program", nargs="*", help=f"of {', '.join(PROGRAMS)}; all of them if none is named")
-    for program in parser.parse_args().program or PROGRAMS:
-        print(kubernetes(program))
+    try:
+        for program in parser.parse_args().program or PROGRAMS:
+            print(kubernetes(program))
+    except (pytest.skip.Exception, pytest.fail.Exception) as missing:
+        parser.exit(1, f"{missing.msg}\n")
 
 
 if __name__ == "__main__":
