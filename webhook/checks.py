@@ -128,7 +128,7 @@ def _above_limit(choices: Choices) -> Iterator[str]:
 
 def beyond_pod_resources(choices: Choices, pod: Pod) -> Iterator[str]:
     """What the API server would refuse without naming us (KEP-2837: pod-level resources)."""
-    for resource, _ in _RESOURCE_FIELDS:
+    for resource, _ in _RESOURCE_FIELDS if pod.spec.resources is not None else ():
         request, limit = getattr(choices, f"{resource}_request"), getattr(choices, f"{resource}_limit")
         whole = pods.amount(pod.spec.resources, "requests", resource)
         asked = pods.total_request(pod, resource) + request
