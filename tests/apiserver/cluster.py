@@ -26,6 +26,12 @@ class Result:
     code: int
 
     @property
+    def warnings(self) -> str:
+        """All warnings as one text: a warning has at most 120 characters, so long ones come in lines."""
+        lines = [line for line in self.stderr.splitlines() if line.startswith("Warning: ")]
+        return " ".join(line.removeprefix("Warning: ").strip() for line in lines)
+
+    @property
     def object(self) -> Object:
         loaded: Object = json.loads(self.stdout)
         return loaded

@@ -87,14 +87,14 @@ class Installation:
         return answer.code == 0 and SIDECAR not in init_names(answer.object)
 
     def advises(self) -> bool:
-        return "log-level" in self.ask(deployment(pod(annotations={"log-level": "banana"}))).stderr
+        return "log-level" in self.ask(deployment(pod(annotations={"log-level": "banana"}))).warnings
 
     def guards_config_maps(self) -> bool:
         return self.ask(config_map(BOOTSTRAP), f"--as={DEVELOPER}").code != 0
 
     def flags_labels(self) -> bool:
         odd = namespace("odd", {"envoy-sidecar.io/inject": "yes"})
-        return "Warning" in self.ask(odd).stderr
+        return self.ask(odd).warnings != ""
 
 
 def identity(thing: Object) -> tuple[str, str, str]:
