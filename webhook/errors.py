@@ -1,8 +1,9 @@
 """Everything this package raises. A pod author's mistake is not here: it is a value (`policy.Reject`).
 
 WebhookError
-├── MalformedReview   the request is not an AdmissionReview that we can read: HTTP 400
-└── SettingsError     the operator's settings are wrong: exit code 2, before listening
+├── MalformedReview     the request is not an AdmissionReview that we can read: HTTP 400
+├── MalformedDocument   a YAML document cannot be read: exit code 2 of the offline commands
+└── SettingsError       the operator's settings are wrong: exit code 2, before listening
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,16 @@ class WebhookError(Exception):
 
 class MalformedReview(WebhookError):
     """The bytes are no AdmissionReview (or no Pod) that can be read; the message says where."""
+
+
+class MalformedDocument(WebhookError):
+    """Document `number` of a YAML stream cannot be read; `line` is counted in the stream, both from 1."""
+
+    def __init__(self, number: int, line: int, message: str) -> None:
+        self.number = number
+        self.line = line
+        self.message = message
+        super().__init__(f"line {line}: document {number} {message}")
 
 
 class SettingsError(WebhookError):

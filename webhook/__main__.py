@@ -1,0 +1,119 @@
+"""The command line: what there is, with an example each. What it does stands in the modules named here."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+LEVELS = ("privileged", "baseline", "restricted")
+
+EXIT_CODES = """
+exit codes:
+  0  done
+  1  a workload is rejected
+  2  wrong usage, or input that cannot be read
+"""
+
+INJECT = f"""
+Reads Pods, Deployments, StatefulSets, DaemonSets, ReplicaSets, Jobs, CronJobs and Lists of them, and prints what the
+API server would store in a namespace that has opted in. Everything else comes out byte for byte. What became of each
+workload is told on standard error. If anything is rejected, nothing is printed. In a document that gets a sidecar,
+comments inside are lost.
+
+example:
+  python -m webhook inject -f docs/examples/web.yaml
+{EXIT_CODES}"""
+
+EXPLAIN = f"""
+Says for each workload whether its pods are injected, skipped or rejected, and why, with every warning, and each value
+that its sidecar gets: from an annotation, from the operator's settings, or built in.
+
+example:
+  python -m webhook explain -f docs/examples/web.yaml --pod-security baseline
+{EXIT_CODES}"""
+
+SETTINGS = """
+example:
+  python -m webhook settings check docs/examples/settings.yaml
+"""
+
+CHECK = """
+Prints "ok", the settings' hash and every setting in effect; or every problem in the file, each with its path.
+
+example:
+  python -m webhook settings check docs/examples/settings.yaml
+
+exit codes:
+  0  the webhook starts with these settings
+  2  it does not, or the file cannot be read
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; its exit code."""
+    arguments = _parser().parse_args(argv)
+    code: int = arguments.run(arguments)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m webhook", description="Gives pods an Envoy sidecar.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, help_, text, run in (
+        ("inject", "add the sidecar to workloads in a YAML file", INJECT, _inject),
+        ("explain", "say what becomes of the workloads in a YAML file, and why", EXPLAIN, _explain),
+    ):
+        command = _add(commands, name, help_, text, run)
+        command.add_argument("-f", "--file", metavar="FILE", required=True, help="a YAML stream; - is standard input")
+        command.add_argument(
+            "--pod-security",
+            metavar="LEVEL",
+            choices=LEVELS,
+            default="privileged",
+            help="what the namespace enforces: privileged (default), baseline or restricted",
+        )
+        command.add_argument(
+            "--settings", metavar="FILE", type=Path, help="the operator's settings; none: the defaults"
+        )
+    settings = _add(commands, "settings", "check the operator's settings", SETTINGS, None)
+    check = _add(
+        settings.add_subparsers(metavar="COMMAND", required=True), "check", "check a settings file", CHECK, _check
+    )
+    check.add_argument("file", metavar="FILE", type=Path)
+    return parser
+
+
+def _add(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    help_: str,
+    text: str,
+    run: object,
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        name, help=help_, description=help_, epilog=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def _inject(arguments: argparse.Namespace) -> int:
+    from webhook import offline
+
+    return offline.run_inject(arguments.file, arguments.pod_security, arguments.settings)
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from webhook import offline
+
+    return offline.run_explain(arguments.file, arguments.pod_security, arguments.settings)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from webhook import offline
+
+    return offline.run_check(arguments.file)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+"""inject and explain over YAML documents: what the API server would store, and why, without one.
+
+Acts as if every namespace had opted in, since no document says so. A stream with a rejection or an unreadable
+workload yields nothing at all: half of it, applied, would be pods without a sidecar.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonpatch
+import msgspec
+
+from webhook import documents, explain, injection, workload
+from webhook import pod as pods
+from webhook import settings as operator
+from webhook.checks import Level
+from webhook.errors import MalformedDocument, MalformedReview, SettingsError, WebhookError
+from webhook.explain import Finding
+from webhook.injection import Injected, Rejected
+from webhook.settings import Settings
+from webhook.workload import Workload
+
+OK, REJECTED, UNUSABLE = 0, 1, 2  # exit codes
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What became of a stream: each workload, what could not be read, and the stream with the sidecars in it."""
+
+    findings: tuple[Finding, ...]
+    problems: tuple[str, ...]
+    stream: str
+
+    @property
+    def exit_code(self) -> int:
+        if self.problems:
+            return UNUSABLE
+        return REJECTED if any(isinstance(finding.outcome, Rejected) for finding in self.findings) else OK
+
+
+def examine(stream: str, source: str, level: Level, settings: Settings) -> Report:
+    """What becomes of every workload in `stream` (YAML); `source` names it in messages.
+
+    Documents that get no sidecar are in the result byte for byte. Never raises for what `stream` holds.
+    """
+    findings: list[Finding] = []
+    problems: list[str] = []
+    texts: list[str] = []
+    try:
+        for document in documents.split(stream):
+            data = documents.load(document)
+            changed = False
+            for place, known, target in _workloads(data, ""):
+                where = f"{source}:{document.content_line}: document {document.number}{place}"
+                try:
+                    finding = _examine(where, known, target, level, settings)
+                except MalformedReview as error:
+                    problems.append(f"{where}: {_name(target)}: {'.'.join(known.template)}: {error}")
+                    continue
+                findings.append(finding)
+                changed |= isinstance(finding.outcome, Injected)
+            texts.append(documents.dump(data, document) if changed else document.text)
+    except MalformedDocument as error:
+        problems.append(f"{source}:{error.line}: document {error.number} {error.message}")
+    return Report(tuple(findings), tuple(problems), "".join(texts))
+
+
+def _workloads(data: object, place: str) -> Iterator[tuple[str, Workload, dict[str, Any]]]:
+    """Every workload in a document, with its place in it if it is an item of a List."""
+    if not isinstance(data, dict):
+        return
+    if (data.get("apiVersion"), data.get("kind")) == ("v1", "List") and isinstance(data.get("items"), list):
+        for number, item in enumerate(data["items"]):
+            yield from _workloads(item, f"{place or ', '}items[{number}]")
+    elif (known := workload.find(data.get("apiVersion"), data.get("kind"))) is not None:
+        yield place, known, data
+
+
+def _examine(where: str, known: Workload, target: dict[str, Any], level: Level, settings: Settings) -> Finding:
+    """What becomes of one workload; its template in `target` is given the sidecar."""
+    (pod,) = workload.pods(msgspec.json.encode(target))
+    outcome = injection.inject(pod, level, settings)
+    if isinstance(outcome, Injected):
+        _apply(outcome.patch, known, target)
+    return Finding(where, _name(target), ".".join(known.template), pods.decode(pod).annotations, outcome)
+
+
+def _apply(patch: bytes, known: Workload, target: dict[str, Any]) -> None:
+    template = target
+    for step in known.template:
+        template = template[step]
+    if template.get("metadata") is None:  # the Pod that was patched had some
+        template["metadata"] = {}
+    jsonpatch.apply_patch(template, json.loads(patch), in_place=True)
+
+
+def _name(target: Mapping[str, Any]) -> str:
+    metadata = target.get("metadata")
+    metadata = metadata if isinstance(metadata, Mapping) else {}
+    name = metadata.get("name") or f"{metadata.get('generateName', '(no name)')}"
+    return f"{target.get('kind')} " + (f"{metadata['namespace']}/{name}" if metadata.get("namespace") else f"{name}")
+
+
+# The commands
+
+
+def run_inject(file: str, level: Level, settings_file: Path | None) -> int:
+    """Prints the stream with the sidecars in it, and on standard error what became of each workload; an exit code."""
+    try:
+        settings = _settings(settings_file)
+        report = examine(_read(file), _source(file), level, settings)
+    except (Unreadable, SettingsError) as error:
+        return _complain(error)
+    for line in (*explain.brief(report.findings), *report.problems):
+        print(line, file=sys.stderr)
+    if report.exit_code == OK:
+        sys.stdout.write(report.stream)
+    else:
+        print("nothing was written: mend the above first", file=sys.stderr)
+    return report.exit_code
+
+
+def run_explain(file: str, level: Level, settings_file: Path | None) -> int:
+    """Prints what becomes of each workload, and why; an exit code."""
+    try:
+        settings = _settings(settings_file)
+        report = examine(_read(file), _source(file), level, settings)
+    except (Unreadable, SettingsError) as error:
+        return _complain(error)
+    for finding in report.findings:
+        print(explain.full(finding, settings))
+    print(explain.summary(report.findings))
+    for problem in report.problems:
+        print(problem, file=sys.stderr)
+    return report.exit_code
+
+
+def run_check(file: Path) -> int:
+    """Prints `ok`, the hash and the effective settings, or every problem; an exit code."""
+    try:
+        settings = operator.load(file)
+    except SettingsError as error:
+        return _complain(error)
+    print(f"ok: {file}: settings hash {settings.hash}; in effect, defaults included:\n")
+    print(documents.to_yaml(explain.effective(settings)), end="")
+    return OK
+
+
+class Unreadable(WebhookError):
+    """The input file cannot be read, or is no text."""
+
+
+def _read(file: str) -> str:
+    """The text of a file; `-` is standard input."""
+    try:
+        return (sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()).decode()
+    except OSError as error:
+        raise Unreadable(f"{file}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise Unreadable(f"{_source(file)}: is no UTF-8 from byte {error.start + 1} on") from None
+
+
+def _source(file: str) -> str:
+    return "stdin" if file == "-" else file
+
+
+def _settings(file: Path | None) -> Settings:
+    return Settings() if file is None else operator.load(file)
+
+
+def _complain(error: WebhookError) -> int:
+    print(error, file=sys.stderr)
+    return UNUSABLE
