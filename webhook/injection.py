@@ -74,7 +74,7 @@ def inject(raw: bytes | msgspec.Raw, level: Level, settings: Settings) -> Outcom
     pod = pods.decode(raw)
     document: dict[str, Any] | None = None
     if pods.VERSION_ANNOTATION in pod.annotations:
-        document = msgspec.json.decode(raw)
+        document = pods.decode_whole(raw)
         pod = msgspec.convert(pods.without_parts(document), Pod)
     match policy.decide(pod, level, settings):
         case Inject(choices, given, warnings):

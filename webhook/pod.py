@@ -6,12 +6,14 @@ belongs. Whatever is written goes into the patch, never through these types: unk
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from webhook.errors import MalformedReview
 from webhook.values import ZERO, PortRange, Quantity, contains, parse_quantity
+
+_T = TypeVar("_T")
 
 PREFIX = "envoy-sidecar.io/"
 INJECT_LABEL = f"{PREFIX}inject"
@@ -128,7 +130,8 @@ class Pod(_Read, frozen=True):
         return next((owner for owner in self.metadata.owner_references or () if owner.controller), None)
 
 
-_DECODER = msgspec.json.Decoder(Pod)
+_POD = msgspec.json.Decoder(Pod)
+_DOCUMENT = msgspec.json.Decoder(dict[str, Any])
 
 
 def decode(raw: bytes | msgspec.Raw) -> Pod:
@@ -136,8 +139,17 @@ def decode(raw: bytes | msgspec.Raw) -> Pod:
 
     Raises MalformedReview with the path of the first field that has the wrong type.
     """
+    return _decode(_POD, raw)
+
+
+def decode_whole(raw: bytes | msgspec.Raw) -> dict[str, Any]:
+    """The same Pod with every field, for the pods that already carry parts of ours. Raises MalformedReview."""
+    return _decode(_DOCUMENT, raw)
+
+
+def _decode(decoder: "msgspec.json.Decoder[_T]", raw: bytes | msgspec.Raw) -> _T:
     try:
-        return _DECODER.decode(raw)
+        return decoder.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedReview(f"the object is no Pod: {error}") from None
 
