@@ -3,7 +3,8 @@
 WebhookError
 ├── MalformedReview     the request is not an AdmissionReview that we can read: HTTP 400
 ├── MalformedDocument   a YAML document cannot be read: exit code 2 of the offline commands
-└── SettingsError       the operator's settings are wrong: exit code 2, before listening
+├── SettingsError       the operator's settings are wrong: exit code 2, before listening
+└── CertificateError    the mounted certificate cannot be served: exit code 2 at start, later the former one stays
 """
 
 from collections.abc import Sequence
@@ -35,3 +36,7 @@ class SettingsError(WebhookError):
         self.problems = tuple(problems)
         lines = "".join(f"\n  - {problem}" for problem in self.problems)
         super().__init__(f"{source}: {len(self.problems)} problem(s) in the settings{lines}")
+
+
+class CertificateError(WebhookError):
+    """The certificate and key in the mounted directory cannot be served; the message says which file, and why."""

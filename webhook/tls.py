@@ -1,0 +1,169 @@
+"""Mounted certificate files -> live SSLContext, reloaded when they change. Owns no key longer than a load takes.
+
+The listening context is never touched. Every handshake takes its certificate from the newest context that loaded
+well, so there is no moment at which a certificate and a key that do not match could be served.
+"""
+
+import os
+import ssl
+import sys
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from webhook.errors import CertificateError
+
+CERTIFICATE, KEY = "tls.crt", "tls.key"
+MAX_BYTES = 1 << 20  # of each file: a Secret holds no more
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """Says, without reading them, whether the files are still those that were read last."""
+
+    directory: str
+    files: tuple[tuple[int, int, int], ...]  # inode, modification time in ns, size
+
+
+@dataclass(slots=True)
+class Certificate:
+    """The certificate and key in `directory`: `listener` goes to the server, `reload` is to be called now and then.
+
+    Raises CertificateError if they cannot be served.
+    """
+
+    directory: Path
+    listener: ssl.SSLContext = field(init=False)
+    not_after: datetime = field(init=False)
+    _seen: _Version | None = field(init=False, default=None)
+    _current: ssl.SSLContext = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._load()
+        self.listener = _context()
+        self.listener.sni_callback = self._choose  # is called for every handshake, with or without a name
+
+    def reload(self) -> bool:
+        """Whether another certificate is served from now on.
+
+        Raises CertificateError, once for each state of the files, if they changed and cannot be served;
+        the former certificate stays.
+        """
+        return _version(self.directory) != self._seen and self._load()
+
+    def _load(self) -> bool:
+        source = _resolve(self.directory)
+        self._seen = _version(self.directory)
+        certificate, key = _read(source / CERTIFICATE), _read(source / KEY)
+        not_after = _not_after(certificate, source / CERTIFICATE)
+        self._current = _loaded(certificate, key, source)
+        self.not_after = not_after
+        return True
+
+    def _choose(self, connection: ssl.SSLObject, _name: str | None, _listener: ssl.SSLContext) -> None:
+        connection.context = self._current
+
+
+def _context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # The API server asks for HTTP/1.1 and resumes no session: a ticket would be work for nobody.
+    context.set_alpn_protocols(["http/1.1"])
+    context.num_tickets = 0
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    return context
+
+
+def _resolve(directory: Path) -> Path:
+    """Where the files are now. The kubelet swaps the symlink `..data` for all files at once: follow it only once."""
+    data = directory / "..data"
+    try:
+        return (data if data.is_symlink() else directory).resolve(strict=True)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a symlink loop
+        raise CertificateError(f"{directory}: cannot be read: {error}") from None
+
+
+def _version(directory: Path) -> _Version | None:
+    """None if a file is missing."""
+    with suppress(CertificateError, OSError):
+        source = _resolve(directory)
+        stats = [(source / name).stat() for name in (CERTIFICATE, KEY)]
+        return _Version(str(source), tuple((stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in stats))
+    return None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise CertificateError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(content) > MAX_BYTES:
+        raise CertificateError(f"{path}: larger than {MAX_BYTES} bytes")
+    return content
+
+
+def _loaded(certificate: bytes, key: bytes, source: Path) -> ssl.SSLContext:
+    """A context that serves exactly these bytes. OpenSSL takes files only: they go through one without a name."""
+    context = _context()
+    with _nameless_file() as file:
+        file.write(certificate.rstrip() + b"\n" + key)
+        file.seek(0)
+        try:
+            context.load_cert_chain(f"/dev/fd/{file.fileno()}", password=_refuse)
+        except (ssl.SSLError, ValueError) as error:
+            reason = getattr(error, "reason", None) or error
+            raise CertificateError(f"{source}: {CERTIFICATE} and {KEY} are no matching pair: {reason}") from None
+    return context
+
+
+def _nameless_file() -> BinaryIO:
+    """In memory where the system can (Linux): the key does not reach a disk."""
+    if sys.platform == "linux":
+        return os.fdopen(os.memfd_create("tls"), "w+b")
+    return tempfile.TemporaryFile()
+
+
+def _refuse() -> str:
+    raise ValueError("the key is encrypted; mount it without a password")
+
+
+def _not_after(pem: bytes, path: Path) -> datetime:
+    """When the first certificate in `pem` ends."""
+    begin, end = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
+    try:
+        first = pem[pem.index(begin) : pem.index(end) + len(end)].decode("ascii")
+        return _end_of_validity(ssl.PEM_cert_to_DER_cert(first))
+    except (ValueError, IndexError):
+        raise CertificateError(f"{path}: holds no certificate in PEM") from None
+
+
+def _end_of_validity(der: bytes) -> datetime:
+    """`tbsCertificate.validity.notAfter` (RFC 5280, 4.1). Raises ValueError or IndexError for other bytes.
+
+    The standard library reads it of a peer's certificate only, and `cryptography` would cost 15 MB.
+    """
+    certificate, _ = _element(der)
+    fields, _ = _element(certificate)
+    _, rest = _element(fields)  # version, [0], if present; else the serial number
+    skipped = 3 if fields[0] == 0xA0 else 2  # serial number, signature, issuer
+    for _ in range(skipped):
+        _, rest = _element(rest)
+    validity, _ = _element(rest)
+    _, rest = _element(validity)  # notBefore
+    text = _element(rest)[0].decode("ascii")
+    # UTCTime has two digits for a year of 1950 to 2049; GeneralizedTime has four (4.1.2.5).
+    century = "" if rest[0] == 0x18 else ("19" if text >= "50" else "20")
+    return datetime.strptime(century + text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
+
+
+def _element(der: bytes) -> tuple[bytes, bytes]:
+    """The content of the first DER element, and what follows it."""
+    length, start = der[1], 2
+    if length & 0x80:
+        start += length & 0x7F
+        length = int.from_bytes(der[2:start], "big")
+    return der[start : start + length], der[start + length :]
