@@ -1,0 +1,170 @@
+"""The Envoy bootstrap that the pods of a namespace share, and what each pod lays over it.
+
+One immutable ConfigMap per namespace and content. The webhook imports this module to know its name; it needs
+nothing but the standard library, and knows nothing of Kubernetes beyond that object.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated, Any, Literal
+
+from controlplane import access_log, clusters, listeners
+from controlplane.access_log import AccessLog
+from controlplane.extensions import Json, extension
+from controlplane.ports import PORTS, Ports
+
+__all__ = ["PORTS", "AccessLog", "Bootstrap", "Ports", "config_map", "config_map_name", "overlay", "render"]
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """A number's bounds, both included. Pydantic, which reads the settings file, enforces them."""
+
+    least: int
+    most: int
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Json]) -> Json:
+        return {**handler(source), "ge": self.least, "le": self.most}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bootstrap:
+    """The settings file's `bootstrap:` section. A change makes a ConfigMap of another name."""
+
+    # Which of the two files a pod in mode none reads: it has no init container that could ask the node for IPv6.
+    ip_families: Literal["dual", "ipv4"] = "dual"
+    # Connections from clients and from the application, together, that a sidecar keeps open; it refuses the next.
+    max_connections: Annotated[int, Between(1, 10_000_000)] = 50_000
+    # How long a sidecar waits for an address to accept a connection.
+    connect_timeout_seconds: Annotated[int, Between(1, 3600)] = 10
+    # The `Upgrade` tokens that pass besides websocket, SPDY/3.1 and tcp. Envoy answers 403 to any other.
+    upgrades: tuple[str, ...] = ()
+
+
+UPGRADES = ("websocket", "SPDY/3.1", "tcp")  # browsers; kubectl exec and port-forward; docker attach
+
+
+def render(bootstrap: Bootstrap) -> dict[str, str]:
+    """The ConfigMap's data: a file for nodes with IPv6, and one for nodes without.
+
+    There a listener on `::` makes Envoy exit; the init container knows, and links the right one.
+    """
+    return {f"bootstrap-{name}.json": _render(bootstrap, dual) for name, dual in (("dual", True), ("ipv4", False))}
+
+
+@lru_cache(maxsize=8)
+def config_map_name(bootstrap: Bootstrap) -> str:
+    """The name says the content: a sidecar that restarts reads what its arguments were made for."""
+    data = json.dumps(render(bootstrap), sort_keys=True)
+    return f"envoy-sidecar-bootstrap-{hashlib.sha256(data.encode()).hexdigest()[:10]}"
+
+
+def config_map(bootstrap: Bootstrap, namespace: str) -> Json:
+    """The ConfigMap object for that namespace."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": config_map_name(bootstrap),
+            "namespace": namespace,
+            "labels": {
+                "app.kubernetes.io/name": "envoy-sidecar",
+                "app.kubernetes.io/part-of": "envoy-sidecar-injector",
+            },
+        },
+        "immutable": True,
+        "data": render(bootstrap),
+    }
+
+
+def overlay(*, node_metadata: Mapping[str, object], access_log: AccessLog) -> dict[str, object]:
+    """What a pod's `--config-yaml` merges over the file: scalars replace, repeated fields append.
+
+    Envoy reads no environment; the kubelet puts values in place of `$(VAR)`, unescaped, so only values that are safe
+    inside JSON may stand there, such as names and addresses.
+    """
+    return {
+        "node": {"metadata": dict(node_metadata)},
+        "layered_runtime": {"layers": [_layer("pod", access_log)]},
+    }
+
+
+def _render(bootstrap: Bootstrap, dual: bool) -> str:
+    return json.dumps(_document(bootstrap, dual), indent=1) + "\n"
+
+
+def _document(bootstrap: Bootstrap, dual: bool) -> Json:
+    return {
+        # A socket file in a volume that only the sidecar mounts: the application cannot reach it over loopback.
+        "admin": {
+            "address": {"pipe": {"path": clusters.ADMIN_SOCKET, "mode": 0o600}},
+            "ignore_global_conn_limit": True,
+        },
+        "static_resources": {
+            "listeners": listeners.static(dual=dual, upgrades=(*UPGRADES, *bootstrap.upgrades)),
+            "clusters": clusters.static(bootstrap.connect_timeout_seconds),
+        },
+        "stats_config": _STATS,
+        "deferred_stat_options": {"enable_deferred_creation_stats": True},
+        "layered_runtime": {"layers": [_layer("base", "errors")]},
+        "overload_manager": _overload(bootstrap.max_connections),
+    }
+
+
+def _layer(name: str, choice: AccessLog) -> Json:
+    """A layer of Envoy's runtime; of two that hold a key, the later wins."""
+    return {"name": name, "static_layer": access_log.percentages(choice)}
+
+
+# Only what somebody reads: at a thousand services the default statistics cost hundreds of megabytes.
+_STATS: Json = {
+    "stats_matcher": {
+        "inclusion_list": {
+            "patterns": [
+                {"prefix": prefix}
+                for prefix in (
+                    "cluster.",
+                    "cluster_manager.",
+                    "control_plane.",
+                    "http.inbound.",
+                    "http.outbound.",
+                    "listener.",
+                    "listener_manager.",
+                    "overload.",
+                    "runtime.",
+                    "server.",
+                    "tcp.",
+                )
+            ]
+        }
+    },
+    "histogram_bucket_settings": [
+        {
+            "match": {"safe_regex": {"regex": ".*(upstream_rq_time|downstream_rq_time)"}},
+            "buckets": [1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000],
+        }
+    ],
+}
+
+
+def _overload(max_connections: int) -> Json:
+    """Near the container's memory limit, whatever it is, Envoy frees memory, then refuses requests."""
+    memory = "envoy.resource_monitors.cgroup_memory"
+    return {
+        "refresh_interval": "1s",
+        "resource_monitors": [
+            extension(
+                "envoy.resource_monitors.global_downstream_max_connections",
+                "resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+                max_active_downstream_connections=max_connections,
+            ),
+            extension(memory, "resource_monitors.cgroup_memory.v3.CgroupMemoryConfig"),
+        ],
+        "actions": [
+            {"name": f"envoy.overload_actions.{action}", "triggers": [{"name": memory, "threshold": {"value": value}}]}
+            for action, value in (("shrink_heap", 0.9), ("stop_accepting_requests", 0.98))
+        ],
+    }

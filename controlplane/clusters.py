@@ -1,0 +1,76 @@
+"""The static clusters: wherever the connection was going, nowhere, and the admin socket."""
+
+from controlplane.extensions import PRESERVE_CASE, Json, config
+
+PASSTHROUGH = "passthrough"  # egress: the address that the application dialled
+INBOUND = "inbound"  # ingress: the application, at the address that the client dialled
+BLACKHOLE = "blackhole"
+ADMIN = "admin"
+ADMIN_SOCKET = "/run/envoy-sidecar/admin.sock"
+
+BUFFER_BYTES = 65536  # per connection and direction; Envoy's default is 1 MiB
+MAX_HEADERS = 1000  # Envoy's default is 100
+MAX_HEADERS_KB = 256  # Envoy's default is 60
+
+_UNLIMITED = 2**32 - 1  # the circuit breakers' defaults would refuse the 1,025th connection
+
+
+def static(connect_timeout_seconds: int) -> list[Json]:
+    """Every static cluster."""
+    return [
+        # Pooling across connections would send everything to the one pod that kube-proxy picked first.
+        {**_original_dst(PASSTHROUGH, connect_timeout_seconds), "connection_pool_per_downstream_connection": True},
+        _original_dst(INBOUND, connect_timeout_seconds),
+        {"name": BLACKHOLE, "type": "STATIC", "connect_timeout": "1s"},
+        _admin(),
+    ]
+
+
+def _original_dst(name: str, connect_timeout_seconds: int) -> Json:
+    return {
+        "name": name,
+        "type": "ORIGINAL_DST",
+        "lb_policy": "CLUSTER_PROVIDED",
+        "connect_timeout": f"{connect_timeout_seconds}s",
+        "cleanup_interval": "60s",
+        "per_connection_buffer_limit_bytes": BUFFER_BYTES,
+        "circuit_breakers": {
+            "thresholds": [
+                {
+                    "max_connections": _UNLIMITED,
+                    "max_pending_requests": _UNLIMITED,
+                    "max_requests": _UNLIMITED,
+                    "max_retries": _UNLIMITED,
+                }
+            ]
+        },
+        "typed_extension_protocol_options": {_HTTP_OPTIONS: _http_options()},
+    }
+
+
+_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+
+def _http_options() -> Json:
+    return config(
+        _HTTP_OPTIONS,
+        common_http_protocol_options={
+            "idle_timeout": "55s",  # below the 60 s after which many servers close
+            "max_headers_count": MAX_HEADERS,
+            "max_response_headers_kb": MAX_HEADERS_KB,
+        },
+        use_downstream_protocol_config={
+            "http_protocol_options": {"header_key_format": PRESERVE_CASE, "enable_trailers": True},
+            "http2_protocol_options": {"allow_connect": True},
+        },
+    )
+
+
+def _admin() -> Json:
+    endpoint = {"endpoint": {"address": {"pipe": {"path": ADMIN_SOCKET}}}}
+    return {
+        "name": ADMIN,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": {"cluster_name": ADMIN, "endpoints": [{"lb_endpoints": [endpoint]}]},
+    }

@@ -1,0 +1,23 @@
+"""How Envoy's JSON names an extension: by the type of its configuration; the name is for people."""
+
+from typing import Any
+
+Json = dict[str, Any]
+
+
+def config(message: str, **fields: Any) -> Json:
+    """The message of that full name in an `Any`, as protobuf's JSON mapping writes it."""
+    return {"@type": f"type.googleapis.com/{message}", **fields}
+
+
+def extension(name: str, message: str, **fields: Any) -> Json:
+    """The extension `name`; `message` is the type of its configuration, below `envoy.extensions`."""
+    return {"name": name, "typed_config": config(f"envoy.extensions.{message}", **fields)}
+
+
+# HTTP/1 keeps the case of header names, in both directions.
+PRESERVE_CASE: Json = {
+    "stateful_formatter": extension(
+        "preserve_case", "http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig"
+    )
+}
