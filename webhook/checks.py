@@ -4,7 +4,7 @@ Each sentence says where, what, and what to do. Which of them refuse the pod is 
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any, Literal
 
 from webhook import pod as pods
@@ -17,7 +17,7 @@ Level = Literal["privileged", "baseline", "restricted"]
 
 PSA_LABEL = "pod-security.kubernetes.io/enforce"
 DEFAULT_GRACE_SECONDS = 30  # spec.terminationGracePeriodSeconds
-MESH_PORTS = frozenset(PORTS.all)
+MESH_PORTS = frozenset(astuple(PORTS)) - {PORTS.xds}  # the control plane listens there, no sidecar
 
 
 # Pods that cannot work

@@ -20,6 +20,8 @@ from webhook.policy import Inject, Level, Reject, RejectReason, Skip, SkipReason
 from webhook.settings import Settings
 from webhook.sidecar import Parts
 
+__all__ = ["Injected", "Level", "Outcome", "Rejected", "Skipped", "Unchanged", "inject"]
+
 
 @dataclass(frozen=True, slots=True)
 class Injected:

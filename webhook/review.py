@@ -94,7 +94,7 @@ def parse(body: bytes) -> Review:
         name=request.name,
         sub_resource=request.sub_resource,
         dry_run=bool(request.dry_run),
-        object=None if memoryview(request.object)[:4] == b"null" else request.object,
+        object=None if bytes(memoryview(request.object)[:4]) == b"null" else request.object,
     )
 
 
