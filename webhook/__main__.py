@@ -1,6 +1,7 @@
 """The command line: what there is, with an example each. What it does stands in the modules named here."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,18 @@ exit codes:
   0  done
   1  a workload is rejected
   2  wrong usage, or input that cannot be read
+"""
+
+SERVE = """
+Answers the API server over HTTPS until SIGTERM; metrics are on a plain port of their own. Certificates are reloaded
+when they change; settings are read once, a changed file is a new rollout. Options win over the file.
+
+example:
+  python -m webhook serve --settings docs/examples/settings.yaml --tls-dir /tmp/tls --port 8443 --metrics-port 9090
+
+exit codes:
+  0  stopped by a signal, every request answered
+  2  settings or certificate cannot be used, or a port is taken
 """
 
 INJECT = f"""
@@ -52,13 +65,19 @@ exit codes:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; its exit code."""
     arguments = _parser().parse_args(argv)
-    code: int = arguments.run(arguments)
+    try:
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output has seen enough; nothing is left for Python to flush at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return code
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m webhook", description="Gives pods an Envoy sidecar.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_serve(commands)
     for name, help_, text, run in (
         ("inject", "add the sidecar to workloads in a YAML file", INJECT, _inject),
         ("explain", "say what becomes of the workloads in a YAML file, and why", EXPLAIN, _explain),
@@ -83,6 +102,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    serve = _add(commands, "serve", "answer the API server", SERVE, _serve)
+    serve.add_argument("--settings", metavar="FILE", type=Path, help="the operator's settings; none: the defaults")
+    serve.add_argument("--tls-dir", metavar="DIR", dest="tls_directory", help="holds tls.crt and tls.key")
+    serve.add_argument("--address", metavar="IP", help="to listen on; :: is every address of both families")
+    serve.add_argument("--port", metavar="N", type=int, help="of admissions, HTTPS; 0: any that is free")
+    serve.add_argument("--metrics-port", metavar="N", type=int, help="of metrics and probes, HTTP; 0: any")
+
+
 def _add(
     commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
     name: str,
@@ -95,6 +123,14 @@ def _add(
     )
     command.set_defaults(run=run)
     return command
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from webhook import server
+
+    names = ("tls_directory", "address", "port", "metrics_port")
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    return server.run_serve(arguments.settings, given)
 
 
 def _inject(arguments: argparse.Namespace) -> int:

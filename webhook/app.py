@@ -1,0 +1,249 @@
+"""HTTP <-> review. The FastAPI application, whose admission routes are plain ASGI: bytes in, bytes out.
+
+`handle` is the whole answer and does no I/O; around it stand the limits of HTTP, one log line and the counting.
+400, 413 and 415 are the client's fault, 500 is ours, and none of them carries an AdmissionReview: what follows is
+for `failurePolicy` to say (kubernetes.io, "Dynamic Admission Control").
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Literal
+
+import msgspec
+from fastapi import FastAPI, Request
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Message, Receive, Scope, Send
+
+from webhook import metrics, review, workload
+from webhook import pod as pods
+from webhook.errors import MalformedReview
+from webhook.injection import Outcome, Rejected, Skipped, inject
+from webhook.metrics import Metrics
+from webhook.policy import Level
+from webhook.review import Review
+from webhook.settings import Settings
+
+MAX_BODY = 8 << 20  # bytes: object and oldObject of 3 MiB each, and options
+JSON, TEXT = b"application/json", b"text/plain; charset=utf-8"
+_LOG = logging.getLogger("webhook")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What a path asks for, and the PodSecurity level that the registration says there."""
+
+    name: Literal["inject", "advise"]
+    level: Level
+
+
+ENDPOINTS: Mapping[str, Endpoint] = {
+    "/inject": Endpoint("inject", "privileged"),
+    "/inject/baseline": Endpoint("inject", "baseline"),
+    "/inject/restricted": Endpoint("inject", "restricted"),
+    "/advise": Endpoint("advise", "privileged"),
+    "/advise/baseline": Endpoint("advise", "baseline"),
+    "/advise/restricted": Endpoint("advise", "restricted"),
+}
+
+
+class _OwnedMetadata(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    name: str | None = None
+    generate_name: str | None = None
+    owner_references: list[pods.OwnerReference] | None = None
+
+
+class _Owned(msgspec.Struct, frozen=True, gc=False):
+    metadata: _OwnedMetadata = _OwnedMetadata()
+
+
+_OWNED = msgspec.json.Decoder(_Owned)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the log line and the metrics say of one request. Decision and reason are from closed sets."""
+
+    decision: str
+    reason: str
+    namespace: str = ""
+    owner: str = ""
+    uid: str = ""
+
+
+def handle(path: str, body: bytes, settings: Settings) -> tuple[bytes, Facts]:
+    """The AdmissionReview that answers `body`, sent to `path` (one of ENDPOINTS).
+
+    Raises MalformedReview.
+    """
+    endpoint = ENDPOINTS[path]
+    asked = review.parse(body)
+    if endpoint.name == "inject":
+        outcome, owner = _inject(asked, endpoint.level, settings)
+        return review.respond(asked, outcome, settings.hash), _facts(asked, outcome, owner)
+    outcomes = _advise(asked, endpoint.level, settings)
+    worst = next((outcome for outcome in outcomes if isinstance(outcome, Rejected)), outcomes[0])
+    owner = f"{asked.kind.kind}/{asked.name}"
+    return review.respond_advice(asked, outcomes, settings.hash), _facts(asked, worst, owner)
+
+
+def _inject(asked: Review, level: Level, settings: Settings) -> tuple[Outcome, str]:
+    if not asked.creates_pod:
+        return Skipped("not_pod_creation"), ""
+    if asked.object is None:
+        raise MalformedReview("request.object: null; the creation of a pod has one")
+    return inject(asked.object, level, settings), _owner(asked.object)
+
+
+def _owner(pod: bytes | msgspec.Raw) -> str:
+    """Whose pod it is: its controller, as kind/name; without one, itself."""
+    metadata = _OWNED.decode(pod).metadata
+    owner = next((owner for owner in metadata.owner_references or () if owner.controller), None)
+    return f"{owner.kind}/{owner.name}" if owner else f"Pod/{metadata.name or metadata.generate_name or ''}"
+
+
+def _advise(asked: Review, level: Level, settings: Settings) -> list[Outcome]:
+    templates = () if asked.object is None else workload.pods(asked.object)
+    return [inject(pod, level, settings) for pod in templates] or [Skipped("no_pods")]
+
+
+def _facts(asked: Review, outcome: Outcome, owner: str) -> Facts:
+    return Facts(outcome.decision, outcome.reason, asked.namespace, owner, asked.uid)
+
+
+@dataclass(slots=True)
+class State:
+    """Whether this replica wants more requests. Settings and certificate are loaded before it exists."""
+
+    stopping: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    content_type: bytes
+    body: bytes
+    facts: Facts
+
+
+class _RefusedError(Exception):
+    """The request gets no AdmissionReview; the reason is a word for metrics, the message is for the client."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        self.answer = _Answer(status, TEXT, message.encode(), Facts("failed", reason))
+        super().__init__(message)
+
+
+class Admission:
+    """The ASGI application of one path."""
+
+    def __init__(self, path: str, settings: Settings, counted: Metrics) -> None:
+        self._path, self._settings, self._metrics = path, settings, counted
+        self._endpoint = ENDPOINTS[path].name
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = perf_counter()
+        self._metrics.in_flight.inc()
+        try:
+            answer = await self._answer(scope, receive)
+            await _send(answer, send)
+        finally:
+            self._metrics.in_flight.dec()
+        self._tell(answer.facts, perf_counter() - started)
+
+    async def _answer(self, scope: Scope, receive: Receive) -> _Answer:
+        try:
+            _check_type(scope)
+            body, facts = handle(self._path, await _read(receive), self._settings)
+        except _RefusedError as refused:
+            return refused.answer
+        except MalformedReview as error:
+            return _RefusedError(400, "malformed", str(error)).answer
+        except Exception as error:
+            _LOG.error("crash", exc_info=error)
+            return _RefusedError(500, "crash", "the webhook failed; its log says where").answer
+        return _Answer(200, JSON, body, facts)
+
+    def _tell(self, facts: Facts, seconds: float) -> None:
+        self._metrics.observe(self._endpoint, facts.decision, facts.reason, seconds)
+        if _LOG.isEnabledFor(logging.INFO):
+            line = {
+                "endpoint": self._endpoint,
+                "decision": facts.decision,
+                "reason": facts.reason,
+                "namespace": facts.namespace,
+                "owner": facts.owner,
+                "uid": facts.uid,
+                "milliseconds": round(seconds * 1000, 3),
+            }
+            _LOG.info("admission", extra={"facts": line})
+
+
+def _check_type(scope: Scope) -> None:
+    for name, value in scope["headers"]:
+        if name == b"content-type" and value.partition(b";")[0].strip().lower() == JSON:
+            return
+    raise _RefusedError(415, "unsupported_media_type", "the content type must be application/json")
+
+
+async def _read(receive: Receive) -> bytes:
+    """The whole body. One that is too large is read on for a while: who is still sending would miss the answer."""
+    chunks, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _RefusedError(400, "disconnected", "the client has gone before the end of its request")
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size <= MAX_BODY:
+            chunks.append(chunk)
+        else:
+            chunks.clear()
+        if size > 4 * MAX_BODY or not message.get("more_body", False):
+            break
+    if size > MAX_BODY:
+        raise _RefusedError(413, "too_large", f"the body is larger than {MAX_BODY} bytes")
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def _send(answer: _Answer, send: Send) -> None:
+    headers = [(b"content-type", answer.content_type), (b"content-length", b"%d" % len(answer.body))]
+    if answer.status == 413:
+        headers.append((b"connection", b"close"))  # the rest of the body is not worth reading
+    start: Message = {"type": "http.response.start", "status": answer.status, "headers": headers}
+    await send(start)
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+def create(settings: Settings, counted: Metrics, state: State) -> FastAPI:
+    """The application of the HTTPS port."""
+    admissions: list[BaseRoute] = [
+        Route(path, Admission(path, settings, counted), methods=["POST"]) for path in ENDPOINTS
+    ]
+    app = FastAPI(title="envoy-sidecar-injector", openapi_url=None, routes=admissions)
+    for path, answer in _health(state).items():
+        app.add_api_route(path, answer, methods=["GET"], response_model=None)
+    return app
+
+
+def create_metrics(counted: Metrics, state: State) -> Starlette:
+    """The application of the metrics port."""
+
+    async def page(_request: Request) -> Response:
+        return Response(counted.page(), media_type=metrics.CONTENT_TYPE)
+
+    routes = [Route(path, answer, methods=["GET"]) for path, answer in _health(state).items()]
+    return Starlette(routes=[Route("/metrics", page, methods=["GET"]), *routes])
+
+
+def _health(state: State) -> Mapping[str, Callable[[Request], Awaitable[Response]]]:
+    async def healthz(_request: Request) -> Response:
+        return PlainTextResponse("ok")
+
+    async def readyz(_request: Request) -> Response:
+        return PlainTextResponse("stopping", 503) if state.stopping else PlainTextResponse("ok")
+
+    return {"/healthz": healthz, "/readyz": readyz}

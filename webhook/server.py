@@ -1,0 +1,198 @@
+"""The process: sockets, TLS, signals, the watch over the certificate, the end.
+
+Everything that can be wrong is told before the first socket listens, with exit code 2. After SIGTERM the replica is
+unready and serves as before until no endpoint points to it; then it closes each connection with its next answer.
+"""
+
+import asyncio
+import gc
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+import uvloop
+
+from webhook import app, logs
+from webhook.app import State
+from webhook.connection import Connection, cut_off_overdue
+from webhook.errors import CertificateError, SettingsError
+from webhook.metrics import Metrics
+from webhook.settings import Settings, load
+from webhook.tls import Certificate
+
+BACKLOG = 2048  # connections that wait for their handshake: a rollout opens many at once
+LOOK_SECONDS = 1  # between two looks at the certificate's files and at slow clients
+LAST_CALL_SECONDS = 1  # for connections in use to be closed by an answer rather than between two requests
+OK, UNUSABLE = 0, 2  # exit codes
+
+_LOG = getLogger("webhook")
+
+
+def run_serve(file: Path | None, options: Mapping[str, Any]) -> int:
+    """Serves with the settings in `file`, whose `server` section `options` amend, until SIGTERM or SIGINT.
+
+    Returns the exit code. A second signal ends the process at once.
+    """
+    try:
+        settings = load(file) if file else Settings()
+    except SettingsError as error:
+        print(f"webhook: {error}", file=sys.stderr)
+        return UNUSABLE
+    return _run(replace(settings, server=replace(settings.server, **options)))
+
+
+def _run(settings: Settings) -> int:
+    counted = Metrics(settings.hash)
+    logs.start(settings.server.log_format, settings.server.log_level, counted.log_lines_dropped.inc)
+    try:
+        certificate = Certificate(Path(settings.server.tls_directory))
+        sockets = [_bind(settings.server.address, port) for port in _ports(settings)]
+    except (CertificateError, OSError) as error:
+        print(f"webhook: {error}", file=sys.stderr)
+        return UNUSABLE
+    _allow_many_connections()
+    uvloop.run(_Process(settings, counted, certificate).serve(*sockets))
+    return OK
+
+
+def _ports(settings: Settings) -> tuple[int, int]:
+    return settings.server.port, settings.server.metrics_port
+
+
+def _bind(address: str, port: int) -> socket.socket:
+    """A socket on this address; on `::`, of both families, or of IPv4 alone where the node has no IPv6.
+
+    Raises OSError, naming address and port.
+    """
+    if address == "::" and not socket.has_dualstack_ipv6():
+        address = "0.0.0.0"  # noqa: S104  the operator's default
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        return socket.create_server((address, port), family=family, backlog=BACKLOG, dualstack_ipv6=address == "::")
+    except OSError as error:
+        raise OSError(f"cannot listen on {address} port {port}: {os.strerror(error.errno or 0)}") from None
+
+
+def _allow_many_connections() -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server of one socket. Signals are the process's business."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def close_after_answers(self) -> None:
+        """From now on every answer says `Connection: close`."""
+        self.config.encoded_headers.append((b"connection", b"close"))
+        self.server_state.default_headers.append((b"connection", b"close"))
+
+
+class _Process:
+    """The two servers of one process, from their start to their end."""
+
+    def __init__(self, settings: Settings, counted: Metrics, certificate: Certificate) -> None:
+        self._settings, self._metrics, self._certificate = settings, counted, certificate
+        self._state, self._stop = State(), asyncio.Event()
+        self._admissions = self._server(app.create(settings, counted, self._state), secure=True)
+        self._monitoring = self._server(app.create_metrics(counted, self._state), secure=False)
+
+    def _server(self, application: Callable[..., Any], *, secure: bool) -> _Server:
+        config = uvicorn.Config(
+            application,
+            http=Connection,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=self._settings.server.keep_alive_seconds,
+            timeout_graceful_shutdown=self._settings.server.drain_seconds,
+            ssl_context_factory=(lambda _config, _default: self._certificate.listener) if secure else None,
+        )
+        return _Server(config)
+
+    async def serve(self, admissions: socket.socket, monitoring: socket.socket) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._signalled, number)
+        Connection.on_cut = self._metrics.connections_cut.inc
+        serving = [
+            asyncio.create_task(self._admissions.serve([admissions])),
+            asyncio.create_task(self._monitoring.serve([monitoring])),
+        ]
+        looking = asyncio.create_task(self._look())
+        await self._started(admissions, monitoring)
+        await self._stop.wait()
+        await self._leave()
+        await asyncio.gather(*serving)
+        looking.cancel()
+        _LOG.info("stopped")
+
+    async def _started(self, admissions: socket.socket, monitoring: socket.socket) -> None:
+        while not (self._admissions.started and self._monitoring.started):  # noqa: ASYNC110  uvicorn has no event
+            await asyncio.sleep(0.001)
+        gc.collect()
+        gc.freeze()  # what is here now stays: no collection looks at it again
+        ports = {"port": admissions.getsockname()[1], "metrics_port": monitoring.getsockname()[1]}
+        _LOG.info("serving", extra={"facts": {**ports, "settings_hash": self._settings.hash}})
+
+    def _signalled(self, number: int) -> None:
+        if self._stop.is_set():
+            os._exit(128 + number)
+        self._stop.set()
+
+    async def _leave(self) -> None:
+        """Unready; a time in which endpoints are updated everywhere; then no connection is kept."""
+        self._state.stopping = True
+        _LOG.info("stopping", extra={"facts": {"grace_seconds": self._settings.server.shutdown_grace_seconds}})
+        await asyncio.sleep(self._settings.server.shutdown_grace_seconds)
+        self._admissions.close_after_answers()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._no_connections(), LAST_CALL_SECONDS)
+        self._admissions.should_exit = self._monitoring.should_exit = True
+
+    async def _no_connections(self) -> None:
+        while self._admissions.server_state.connections:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+    async def _look(self) -> None:
+        self._tell_expiry()
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            self._reload()
+            now = asyncio.get_running_loop().time()
+            for server in (self._admissions, self._monitoring):
+                cut_off_overdue(server.server_state.connections, now)
+
+    def _reload(self) -> None:
+        try:
+            changed = self._certificate.reload()
+        except CertificateError as error:
+            self._metrics.certificate_refused.inc()
+            _LOG.error(f"certificate refused, the former one is still served: {error}")
+            return
+        if changed:
+            self._metrics.certificate_reloaded.inc()
+            self._tell_expiry()
+            _LOG.info("certificate reloaded", extra={"facts": {"not_after": self._certificate.not_after.isoformat()}})
+
+    def _tell_expiry(self) -> None:
+        self._metrics.certificate_expiry.set(self._certificate.not_after.timestamp())
