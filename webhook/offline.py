@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import jsonpatch
-import msgspec
 
 from webhook import documents, explain, injection, workload
 from webhook import pod as pods
 from webhook import settings as operator
 from webhook.checks import Level
+from webhook.documents import Document
 from webhook.errors import MalformedDocument, MalformedReview, SettingsError, WebhookError
 from webhook.explain import Finding
 from webhook.injection import Injected, Rejected
@@ -47,26 +47,44 @@ def examine(stream: str, source: str, level: Level, settings: Settings) -> Repor
 
     Documents that get no sidecar are in the result byte for byte. Never raises for what `stream` holds.
     """
-    findings: list[Finding] = []
-    problems: list[str] = []
-    texts: list[str] = []
+    examiner = _Examiner(source, level, settings)
+    texts = []
     try:
         for document in documents.split(stream):
-            data = documents.load(document)
-            changed = False
-            for place, known, target in _workloads(data, ""):
-                where = f"{source}:{document.content_line}: document {document.number}{place}"
-                try:
-                    finding = _examine(where, known, target, level, settings)
-                except MalformedReview as error:
-                    problems.append(f"{where}: {_name(target)}: {'.'.join(known.template)}: {error}")
-                    continue
-                findings.append(finding)
-                changed |= isinstance(finding.outcome, Injected)
-            texts.append(documents.dump(data, document) if changed else document.text)
+            texts.append(examiner.rewrite(document))  # noqa: PERF401  what stands before a problem counts
     except MalformedDocument as error:
-        problems.append(f"{source}:{error.line}: document {error.number} {error.message}")
-    return Report(tuple(findings), tuple(problems), "".join(texts))
+        examiner.problems.append(f"{source}:{error.line}: document {error.number} {error.message}")
+    return Report(tuple(examiner.findings), tuple(examiner.problems), "".join(texts))
+
+
+class _Examiner:
+    """Goes through the documents and keeps what it finds."""
+
+    def __init__(self, source: str, level: Level, settings: Settings) -> None:
+        self._source, self._level, self._settings = source, level, settings
+        self.findings: list[Finding] = []
+        self.problems: list[str] = []
+
+    def rewrite(self, document: Document) -> str:
+        """The text of `document` with its sidecars in it. Raises MalformedDocument."""
+        data = documents.load(document)
+        where = f"{self._source}:{document.content_line}: document {document.number}"
+        changed = [self._inject(where + place, known, target) for place, known, target in _workloads(data, "")]
+        return documents.dump(data, document) if any(changed) else document.text
+
+    def _inject(self, where: str, known: Workload, target: dict[str, Any]) -> bool:
+        """Gives the template in `target` its sidecar, if it gets one; whether it did."""
+        name, field = _name(target), ".".join(known.template)
+        try:
+            (pod,) = workload.pods(json.dumps(target).encode())
+            outcome = injection.inject(pod, self._level, self._settings)
+        except MalformedReview as error:
+            self.problems.append(": ".join(part for part in (where, name, field, str(error)) if part))
+            return False
+        self.findings.append(Finding(where, name, field, pods.decode(pod).annotations, outcome))
+        if isinstance(outcome, Injected):
+            _apply(outcome.patch, known, target)
+        return isinstance(outcome, Injected)
 
 
 def _workloads(data: object, place: str) -> Iterator[tuple[str, Workload, dict[str, Any]]]:
@@ -75,18 +93,9 @@ def _workloads(data: object, place: str) -> Iterator[tuple[str, Workload, dict[s
         return
     if (data.get("apiVersion"), data.get("kind")) == ("v1", "List") and isinstance(data.get("items"), list):
         for number, item in enumerate(data["items"]):
-            yield from _workloads(item, f"{place or ', '}items[{number}]")
+            yield from _workloads(item, f"{place}{'.' if place else ', '}items[{number}]")
     elif (known := workload.find(data.get("apiVersion"), data.get("kind"))) is not None:
         yield place, known, data
-
-
-def _examine(where: str, known: Workload, target: dict[str, Any], level: Level, settings: Settings) -> Finding:
-    """What becomes of one workload; its template in `target` is given the sidecar."""
-    (pod,) = workload.pods(msgspec.json.encode(target))
-    outcome = injection.inject(pod, level, settings)
-    if isinstance(outcome, Injected):
-        _apply(outcome.patch, known, target)
-    return Finding(where, _name(target), ".".join(known.template), pods.decode(pod).annotations, outcome)
 
 
 def _apply(patch: bytes, known: Workload, target: dict[str, Any]) -> None:
@@ -101,7 +110,7 @@ def _apply(patch: bytes, known: Workload, target: dict[str, Any]) -> None:
 def _name(target: Mapping[str, Any]) -> str:
     metadata = target.get("metadata")
     metadata = metadata if isinstance(metadata, Mapping) else {}
-    name = metadata.get("name") or f"{metadata.get('generateName', '(no name)')}"
+    name = metadata.get("name") or metadata.get("generateName") or "(no name)"
     return f"{target.get('kind')} " + (f"{metadata['namespace']}/{name}" if metadata.get("namespace") else f"{name}")
 
 
