@@ -68,6 +68,8 @@ class Cluster:
             check=False,
             env={"KUBECONFIG": str(self.kubeconfig), "HOME": str(self.directory), "PATH": os.defpath},
         )
+        if done.stderr:
+            print(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")  # pytest shows it if the test fails
         if check and done.returncode:
             raise KubectlError(f"kubectl {' '.join(arguments)}: {done.stderr}")
         return Result(done.stdout, done.stderr, done.returncode)

@@ -83,8 +83,8 @@ def injecting(directory: Path, settings: str, replicas: int) -> Iterator[Injecto
 @contextmanager
 def replica(log: Path, settings: Path, certificate: Path) -> Iterator[Replica]:
     command = [sys.executable, "-m", "webhook", "serve", "--settings", str(settings)]
-    command += ["--tls-dir", str(certificate), "--port", "0", "--metrics-port", "0"]
-    with running(command, log, cwd=CHECKOUT) as process:
+    command += ["--tls-dir", str(certificate), "--address", "127.0.0.1", "--port", "0", "--metrics-port", "0"]
+    with running(command, log, cwd=CHECKOUT, patient=False) as process:  # its grace period is of 10 s
 
         def serving() -> Replica | None:
             if process.poll() is not None:

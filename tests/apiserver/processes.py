@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -24,21 +24,22 @@ class NotReadyError(AssertionError):
 
 @contextmanager
 def running(
-    command: Sequence[str], log: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
+    command: Sequence[str], log: Path, *, cwd: Path | None = None, patient: bool = True
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Runs a program with its output in `log`; ends it with SIGTERM, then SIGKILL."""
+    """Runs a program with its output in `log`; ends it with SIGTERM if `patient`, and else with SIGKILL."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=env,
             cwd=cwd,
             preexec_fn=die_with_parent,
         )
     try:
         yield process
     finally:
+        if not patient:
+            process.kill()
         stop(process)
 
 

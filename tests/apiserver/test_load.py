@@ -14,7 +14,7 @@ from tests.apiserver.cluster import Cluster, Object
 from tests.apiserver.injector import Injector
 from tests.apiserver.objects import SIDECAR, init_names, pod
 
-WEBHOOK = "privileged.inject.envoy-sidecar.io"
+WEBHOOK = "inject.envoy-sidecar.io"
 PODS = 2_000
 CLIENTS = 16
 
