@@ -1,41 +1,42 @@
 """What a Service is in a cluster: one address in front of several replicas, each new TCP connection
-to the next of them. Knows nothing of HTTP or TLS."""
+to the next of them. Knows nothing of HTTP or TLS.
+
+A process of its own, so that what a test does costs no time in the path that it measures:
+`python -m tests.apiserver.balancer PORT...` listens on a free loopback port, which it prints.
+"""
 
 import asyncio
 import itertools
-import threading
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tests.apiserver.processes import eventually, running
 
 CHUNK_BYTES = 64 * 1024
 
 
 @contextmanager
-def balanced(backends: Sequence[int]) -> Iterator[int]:
-    """Listens on a free loopback port, which it yields, and forwards to these loopback ports in turn."""
-    loop = asyncio.new_event_loop()
-    listening = loop.run_until_complete(listen(backends))
-    thread = threading.Thread(target=loop.run_forever, name="balancer")
-    thread.start()
-    try:
-        yield int(listening.sockets[0].getsockname()[1])
-    finally:
-        asyncio.run_coroutine_threadsafe(hang_up(listening), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+def balanced(log: Path, backends: Sequence[int]) -> Iterator[int]:
+    """The port in front of these loopback ports."""
+    command = [sys.executable, "-m", __name__, *map(str, backends)]
+    with running(command, log, cwd=Path(__file__).parents[2], patient=False):
+        yield int(eventually(lambda: log.read_text().strip(), f"the balancer listens, see {log}"))
 
 
-async def listen(backends: Sequence[int]) -> asyncio.Server:
+async def serve(backends: Sequence[int]) -> None:
     turns = itertools.cycle(backends)
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError, asyncio.CancelledError):
+        with suppress(ConnectionError):
             to_reader, to_writer = await asyncio.open_connection("127.0.0.1", next(turns))
             await asyncio.gather(pump(reader, to_writer), pump(to_reader, writer))
         writer.close()
 
-    return await asyncio.start_server(connected, "127.0.0.1", 0)
+    listening = await asyncio.start_server(connected, "127.0.0.1", 0)
+    print(listening.sockets[0].getsockname()[1], flush=True)
+    await listening.serve_forever()
 
 
 async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
@@ -48,10 +49,5 @@ async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None
         sink.close()
 
 
-async def hang_up(listening: asyncio.Server) -> None:
-    """Stops listening and cuts every connection."""
-    listening.close()
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+if __name__ == "__main__":
+    asyncio.run(serve([int(port) for port in sys.argv[1:]]))

@@ -115,7 +115,8 @@ def new_namespace(kubernetes: Cluster, numbers: Iterator[int]) -> Callable[..., 
 
     def make(labels: Mapping[str, str] = OPT_IN) -> str:
         name = f"shop-{next(numbers)}"
-        kubernetes.kubectl("create", "-f", "-", stdin=[namespace(name, labels), service_account(name)])
+        # Applied, not created: where the controller-manager runs, it may be first with the account.
+        kubernetes.kubectl("apply", "-f", "-", stdin=[namespace(name, labels), service_account(name)])
         return name
 
     return make

@@ -76,7 +76,7 @@ def injecting(directory: Path, settings: str, replicas: int) -> Iterator[Injecto
             stack.enter_context(replica(directory / f"webhook-{number}.log", file, certificate))
             for number in range(replicas)
         )
-        port = stack.enter_context(balanced([one.port for one in up]))
+        port = stack.enter_context(balanced(directory / "balancer.log", [one.port for one in up]))
         yield Injector(port, up, certificate)
 
 

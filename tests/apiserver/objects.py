@@ -72,6 +72,18 @@ def config_map(name: str) -> Object:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"key": "value"}}
 
 
+def binding(cluster_role: str, user: str) -> Object:
+    """A ClusterRoleBinding."""
+    group = "rbac.authorization.k8s.io"
+    return {
+        "apiVersion": f"{group}/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": f"{user.replace(':', '-')}-{cluster_role}"},
+        "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": cluster_role},
+        "subjects": [{"apiGroup": group, "kind": "User", "name": user}],
+    }
+
+
 def named(containers: list[Object], name: str) -> Object:
     """The container of that name; raises if there is none or more than one."""
     (found,) = [one for one in containers if one["name"] == name]

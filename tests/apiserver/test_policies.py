@@ -5,14 +5,12 @@ from collections.abc import Callable
 import pytest
 
 from tests.apiserver.cluster import Cluster, Object, Result
-from tests.apiserver.installation import BOOTSTRAP, DEVELOPER, Installation
-from tests.apiserver.objects import OPT_OUT, config_map, init_names, pod
+from tests.apiserver.installation import BOOTSTRAP, DEVELOPER, GUARD_OF_CONFIG_MAPS, Installation
+from tests.apiserver.objects import OPT_OUT, binding, config_map, generated, init_names, pod
 from tests.apiserver.processes import eventually
 
 OURS = pytest.mark.parametrize("name", [BOOTSTRAP, "envoy-sidecar-ca"])
 SYSTEM = "system:serviceaccount:kube-system"
-CONTROL_PLANE = "system:serviceaccount:envoy-sidecar-system:envoy-sidecar-controlplane"
-CERTS = "system:serviceaccount:envoy-sidecar-system:envoy-sidecar-certs"
 
 
 @pytest.fixture
@@ -27,11 +25,24 @@ def do(kubernetes: Cluster, shop: str) -> Callable[..., Result]:
 
 
 Do = Callable[..., Result]
+Grant = Callable[[str, str], None]
 
 
-def refused(answer: Result, name: str = "envoy-sidecar") -> bool:
+@pytest.fixture
+def grant(kubernetes: Cluster, do: Do) -> Grant:
+    """Binds a ClusterRole to a user, and waits until the API server knows it."""
+
+    def bind(cluster_role: str, user: str) -> None:
+        kubernetes.kubectl("apply", "-f", "-", stdin=binding(cluster_role, user))
+        if cluster_role == "config-maps":
+            eventually(lambda: do(user, "get", "configmaps").code == 0, f"{user} has the right")
+
+    return bind
+
+
+def refused(answer: Result) -> bool:
     """Refused by our policy, not for lack of a right."""
-    return answer.code != 0 and "ValidatingAdmissionPolicy" in answer.stderr and name in answer.stderr
+    return answer.code != 0 and GUARD_OF_CONFIG_MAPS in answer.stderr
 
 
 @OURS
@@ -71,15 +82,34 @@ def test_the_cluster_admin_may_write_our_config_maps(do: Do, name: str) -> None:
     assert do(None, "delete", "configmap", name).code == 0
 
 
-def test_whoever_is_granted_the_right_by_rbac_may_write_our_config_maps(do: Do, kubernetes: Cluster) -> None:
-    granted = role("sidecar-installer", "envoy-sidecar.io", "bootstraps", "write")
-    kubernetes.kubectl("create", "-f", "-", stdin=granted)
-    for grant in ("sidecar-installer", "admin"):
-        kubernetes.kubectl(
-            "create", "clusterrolebinding", f"installer-{grant}", f"--clusterrole={grant}", "--user=installer"
-        )
-    assert eventually(
-        lambda: do("installer", "create", "-f", "-", stdin=config_map(BOOTSTRAP)).code == 0, "the right is known"
+def test_a_developer_cannot_have_such_a_name_generated(do: Do) -> None:
+    generating = generated(config_map("any"), "envoy-sidecar-bootstrap-")
+    assert refused(do(DEVELOPER, "create", "-f", "-", stdin=generating))
+
+
+@pytest.mark.parametrize(
+    ("account", "name", "other"),
+    [
+        ("envoy-sidecar-controlplane", BOOTSTRAP, "envoy-sidecar-ca"),
+        ("envoy-sidecar-certs", "envoy-sidecar-ca", BOOTSTRAP),
+    ],
+)
+def test_each_of_our_own_accounts_writes_its_own_config_map_alone(
+    do: Do, grant: Grant, account: str, name: str, other: str
+) -> None:
+    who = f"system:serviceaccount:envoy-sidecar-system:{account}"
+    grant("config-maps", who)
+    assert do(who, "create", "-f", "-", stdin=config_map(name)).code == 0
+    assert refused(do(who, "create", "-f", "-", stdin=config_map(other)))
+
+
+def test_whoever_is_granted_the_right_may_write_our_config_maps(do: Do, grant: Grant) -> None:
+    grant("config-maps", "installer")
+    assert refused(do("installer", "create", "-f", "-", stdin=config_map(BOOTSTRAP)))
+    grant("envoy-sidecar-bootstrap-writer", "installer")
+    eventually(
+        lambda: do("installer", "create", "-f", "-", stdin=config_map(BOOTSTRAP)).code == 0,
+        "the right is in effect",
     )
 
 
@@ -117,9 +147,3 @@ def test_with_opt_out_denied_other_pods_are_injected_as_before(
     overlay("opt-out-denied")
     installation.refused(pod(labels=OPT_OUT), shop)
     assert "envoy-sidecar" in init_names(installation.ask(pod(), within=shop).object)
-
-
-def role(name: str, group: str, resource: str, verb: str) -> Object:
-    rule = {"apiGroups": [group], "resources": [resource], "verbs": [verb]}
-    kind = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole"}
-    return kind | {"metadata": {"name": name}, "rules": [rule]}
