@@ -157,14 +157,14 @@ def _operations(parts: Parts, default_container: str, document: Mapping[str, Any
             first=parts.first_init_containers,
             last=parts.last_init_containers,
             ours=pods.CONTAINERS,
-            same=sidecar.same,
+            settle=sidecar.settle,
         ),
         *patch.arrange(
             "/spec/containers",
             spec.get("containers"),
             first=parts.first_containers,
             ours=pods.CONTAINERS,
-            same=sidecar.same,
+            settle=sidecar.settle,
         ),
-        *patch.keep("/spec/volumes", spec.get("volumes"), parts.volumes, ours=pods.VOLUMES, same=sidecar.same),
+        *patch.keep("/spec/volumes", spec.get("volumes"), parts.volumes, ours=pods.VOLUMES),
     ]

@@ -33,29 +33,37 @@ def arrange(
     first: Sequence[Item] = (),
     last: Sequence[Item] = (),
     ours: Collection[str],
-    same: Callable[[Item, Item], bool],
+    settle: Callable[[Item, Item], Item],
 ) -> Iterator[Operation]:
     """Operations that put `first` at the head and `last` at the end of the list at `path`.
 
-    `ours` holds every name that may only be ours: an item under such a name is one that we wrote before. If all of
-    them stand in their places, only those that differ (`same`) are replaced; else they are taken out and put in anew.
+    `ours` holds every name that may only be ours: an item under such a name is one that we wrote before, and
+    `settle(wanted, former)` says what is wanted in its stead. If all of them stand in their places, only those that
+    differ are replaced; else they are taken out and put in anew.
     """
     if present is None:
         if first or last:
             yield {"op": "add", "path": path, "value": [*first, *last]}
         return
     found = [index for index, item in enumerate(present) if item["name"] in ours]
-    count = len(present)
-    places = [*range(len(first)), *range(count - len(last), count)]
+    former = {present[index]["name"]: present[index] for index in found}
+    first, last = _settled(first, former, settle), _settled(last, former, settle)
+    places = [*range(len(first)), *range(len(present) - len(last), len(present))]
     wanted = [*first, *last]
     if found == places and [present[index]["name"] for index in found] == [item["name"] for item in wanted]:
         for index, item in zip(found, wanted, strict=True):
-            if not same(item, present[index]):
+            if item != present[index]:
                 yield {"op": "replace", "path": path + pointer(index), "value": item}
         return
     yield from ({"op": "remove", "path": path + pointer(index)} for index in reversed(found))
     yield from ({"op": "add", "path": path + pointer(0), "value": item} for item in reversed(first))
     yield from ({"op": "add", "path": path + pointer("-"), "value": item} for item in last)
+
+
+def _settled(
+    wanted: Sequence[Item], former: Mapping[str, Item], settle: Callable[[Item, Item], Item]
+) -> Sequence[Item]:
+    return [settle(item, former[item["name"]]) if item["name"] in former else item for item in wanted]
 
 
 def keep(
@@ -64,11 +72,10 @@ def keep(
     wanted: Sequence[Item],
     *,
     ours: Collection[str],
-    same: Callable[[Item, Item], bool],
 ) -> Iterator[Operation]:
     """Operations that make the list at `path` hold `wanted`, in any order, and nothing else under the names `ours`."""
     if present is None:
-        yield from arrange(path, None, last=wanted, ours=ours, same=same)
+        yield {"op": "add", "path": path, "value": list(wanted)}
         return
     missing = {item["name"]: item for item in wanted}
     stale = []
@@ -78,7 +85,7 @@ def keep(
         replacement = missing.pop(item["name"], None)
         if replacement is None:
             stale.append(index)
-        elif not same(replacement, item):
+        elif replacement != item:
             yield {"op": "replace", "path": path + pointer(index), "value": replacement}
     yield from ({"op": "remove", "path": path + pointer(index)} for index in reversed(stale))
     yield from ({"op": "add", "path": path + pointer("-"), "value": item} for item in missing.values())

@@ -63,27 +63,21 @@ def render(choices: Choices, service: str, settings: Settings) -> Parts:
     )
 
 
-def same(wanted: Document, present: Document) -> bool:
-    """Whether `present` is `wanted` as the API server's plugins leave it.
+def settle(wanted: Document, present: Document) -> Document:
+    """`wanted`, with what the API server's plugins made of it when it came by before as `present`.
 
-    AlwaysPullImages sets `imagePullPolicy`, and refuses pods on which it is set back; LimitRanger fills in
-    resources that we did not name. Everything else must be equal.
+    They do not come again after a repair: AlwaysPullImages sets `imagePullPolicy`, and refuses a pod on which it is
+    set back; LimitRanger fills in resources that we do not name. Nothing else of `present` is taken over.
     """
-    if present.get("imagePullPolicy") == "Always":
-        present = {**present, "imagePullPolicy": wanted.get("imagePullPolicy")}
-    if "resources" in wanted and isinstance(present.get("resources"), Mapping):
-        present = {**present, "resources": _named(wanted["resources"], present["resources"])}
-    return wanted == present
-
-
-def _named(wanted: Document, present: Document) -> Document:
-    """`present`, less the resources that `wanted` does not name."""
-    return {
-        kind: {name: value for name, value in amounts.items() if name in wanted.get(kind, {})}
-        if kind in ("requests", "limits") and isinstance(amounts, Mapping)
-        else amounts
-        for kind, amounts in present.items()
-    }
+    settled = dict(wanted)
+    if "imagePullPolicy" in wanted and present.get("imagePullPolicy") == "Always":
+        settled["imagePullPolicy"] = "Always"
+    if "resources" in wanted and isinstance(former := present.get("resources"), Mapping):
+        settled["resources"] = {
+            kind: {**(amounts if isinstance(amounts := former.get(kind), Mapping) else {}), **wanted["resources"][kind]}
+            for kind in ("requests", "limits")
+        }
+    return settled
 
 
 # The Envoy container

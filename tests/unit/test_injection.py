@@ -170,6 +170,18 @@ def test_what_limit_ranger_filled_in_is_left_standing() -> None:
     assert isinstance(build.outcome(document, by=by), Unchanged)
 
 
+def test_a_repair_keeps_what_the_plugins_did_since_they_do_not_come_again() -> None:
+    document = stored()
+    for container in document["spec"]["initContainers"]:
+        container["imagePullPolicy"] = "Always"
+        container["resources"]["limits"]["ephemeral-storage"] = "1Gi"
+    settled = copy.deepcopy(document)
+    our(document)["image"] = "evil.example/envoy:1"
+    assert build.injected(document) == settled
+    settled["spec"]["initContainers"].insert(0, build.container("other"))
+    assert our(build.injected(settled))["imagePullPolicy"] == "Always"
+
+
 EDITS: dict[str, Any] = {
     "image": "evil.example/envoy:1",
     "command": ["/bin/sh"],
