@@ -1,0 +1,150 @@
+"""The reference tables of the docs, made from the code that they describe."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from operator import attrgetter
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from pydantic.alias_generators import to_camel
+
+from webhook import explain, settings
+from webhook.annotations import TABLE, Annotation
+from webhook.policy import RejectReason, SkipReason
+from webhook.settings import Settings
+from webhook.values import Quantity
+
+# What a setting does that no annotation overrides; of the others, the annotation's help says it.
+HELP = {
+    "sidecar.imagePullPolicy": "When the node pulls the Envoy image.",
+    "sidecar.uid": "The user that Envoy runs as. No application container may have it.",
+    "sidecar.gid": "The group that Envoy runs as; traffic of this group is not redirected.",
+    "init.image": "The image of the init container.",
+    "init.imagePullPolicy": "When the node pulls it.",
+    "init.resources.cpuRequest": "The init container's CPU request.",
+    "init.resources.cpuLimit": "Its CPU limit.",
+    "init.resources.memoryRequest": "Its memory request.",
+    "init.resources.memoryLimit": "Its memory limit.",
+    "authors.allow": "What authors may set: the name of an annotation, and true, false or a list of values.",
+    "authors.optOut": "Whether a pod may opt out by label; `denied` needs `manifests/components/opt-out-denied`.",
+    "authors.conflicts": "What follows if an application container has the sidecar's uid or gid, or NET_ADMIN.",
+    "images.allowed": "Prefixes of the images that an author may name, if `authors.allow.image` is set; none: any.",
+    "unknownAnnotations": "What follows from an annotation under our prefix that is not in the reference.",
+    "bootstrap.ipFamilies": "The address families of a pod in mode `none`; the others ask their node.",
+    "bootstrap.maxConnections": "Connections that a sidecar keeps open; it refuses the next.",
+    "bootstrap.connectTimeoutSeconds": "How long a sidecar waits for an address to accept a connection.",
+    "bootstrap.upgrades": "`Upgrade` tokens that pass besides websocket, SPDY/3.1 and tcp.",
+    "server.address": "Where the webhook listens; `::` is every address of both families.",
+    "server.port": "The HTTPS port of admissions.",
+    "server.metricsPort": "The HTTP port of metrics and probes.",
+    "server.tlsDirectory": "Holds `tls.crt` and `tls.key`; a change is served without a restart.",
+    "server.keepAliveSeconds": "How long an idle connection stays open; the API server's client keeps 90 seconds.",
+    "server.shutdownGraceSeconds": "How long a replica that ends is unready and still serves.",
+    "server.drainSeconds": "How long it then waits for requests that it has begun.",
+    "server.logFormat": "One JSON object a line, or text.",
+    "server.logLevel": "What is logged: each admission at `info`.",
+}
+
+_KINDS: tuple[tuple[object, str], ...] = (
+    (settings.Cpu, "cores"),
+    (settings.Memory, "bytes"),
+    (settings.Image, "an image"),
+    (settings.Ports, "a list of ports and ranges"),
+    (settings.Cidrs, "a list of networks"),
+    (settings.Services, "a list of Services"),
+    (dict[str, bool | tuple[str, ...]], "a mapping"),
+    (tuple[str, ...], "a list"),
+    (str, "text"),
+)
+
+
+def annotations() -> str:
+    """Every annotation that an author may set."""
+    rows = [
+        (f"`{row.name}`", row.values, _default(row), _free(row), row.help)
+        for row in sorted(TABLE, key=attrgetter("name"))
+    ]
+    return table(("annotation", "values", "default", "authors may set", "what it does"), rows)
+
+
+def setting_table() -> str:
+    """Every setting."""
+    return table(("setting", "values", "default", "what it does"), list(_settings(Settings(), "")))
+
+
+def skips() -> str:
+    return table(("code", "because"), [(f"`{reason}`", reason.sentence) for reason in SkipReason])
+
+
+def rejections() -> str:
+    return table(("code", "because"), [(f"`{reason}`", reason.sentence) for reason in RejectReason])
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
+
+
+def _default(row: Annotation) -> str:
+    return f"`{explain.show(attrgetter(row.default)(Settings()))}`".replace("`-`", "none")
+
+
+def _free(row: Annotation) -> str:
+    match row.free:
+        case True:
+            return "yes"
+        case False:
+            return "no"
+        case values:
+            return ", ".join(f"`{value}`" for value in values)
+
+
+def _settings(section: Any, path: str) -> Iterator[tuple[str, str, str, str]]:
+    kinds = get_type_hints(type(section), include_extras=True)
+    for field in fields(section):
+        here, value = f"{path}{to_camel(field.name)}", getattr(section, field.name)
+        if is_dataclass(value) and not isinstance(value, Quantity):
+            yield from _settings(value, f"{here}.")
+        else:
+            yield f"`{here}`", _kind(kinds[field.name]), f"`{_written(value)}`", help_of(here)
+
+
+def help_of(path: str) -> str:
+    """What the setting does: as the annotation that overrides it says, or HELP."""
+    return next((row.help for row in TABLE if explain.setting_path(row) == path), "") or HELP[path]
+
+
+def _written(value: object) -> str:
+    """As YAML on one line."""
+    match value:
+        case () | []:
+            return "[]"
+        case {}:
+            return "{}"
+        case tuple():
+            return f"[{explain.show(value)}]".replace(",", ", ")
+        case _:
+            return str(value)
+
+
+def _kind(kind: Any) -> str:
+    """What may be written, in words."""
+    for known, words in _KINDS:
+        if kind == known:
+            return words
+    if get_origin(kind) is Literal:
+        return ", ".join(f"`{value}`" for value in get_args(kind))
+    if isinstance(kind, UnionType) or NoneType in get_args(kind):
+        return " or ".join("`null`" if each is NoneType else _kind(each) for each in get_args(kind))
+    return _bounds(kind)
+
+
+def _bounds(kind: Any) -> str:
+    """`1 to 128`, of an Annotated number."""
+    if get_origin(kind) is tuple:
+        return "a list"
+    _, rule, *_ = get_args(kind)
+    limits = {type(limit).__name__: limit for limit in getattr(rule, "metadata", [])}
+    least, most = (limits["Ge"].ge, limits["Le"].le) if limits else (rule.least, rule.most)
+    return f"{least} to {most}"
