@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests import build
 from webhook import documents, explain, offline, settings
@@ -220,6 +223,37 @@ def test_a_stream_without_workloads_passes_through(text: str) -> None:
 def test_the_level_of_pod_security_decides() -> None:
     assert examine(workload(), level="restricted").exit_code == 1
     assert examine(workload(annotations={"mode": "none"}), level="restricted").exit_code == 0
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> Any:
+    """A workload in which something, somewhere, is something else."""
+    annotations = {"exclude-inbound-ports": "80", "mode": draw(st.sampled_from(["none", "redirect", "tproxy"]))}
+    whole = json.loads(json.dumps(draw(st.sampled_from([*WORKLOADS, build.pod(annotations, {"a": "b"})]))))
+    place: Any = {"document": whole}
+    document, key = place, "document"
+    while isinstance(place[key], dict | list) and place[key] and draw(st.integers(0, 9)):
+        place = place[key]
+        key = draw(st.sampled_from([*place] if isinstance(place, dict) else range(len(place))))
+    place[key] = draw(json_values)
+    return document["document"]
+
+
+@given(damaged())
+@hypothesis.settings(max_examples=300, deadline=None)
+def test_a_workload_of_any_shape_is_injected_or_told_about(document: Any) -> None:
+    report = examine(document)
+
+    assert report.exit_code in (0, 1, 2)
+    if report.exit_code == 0:
+        assert examine(report.stream).stream == report.stream, "a second pass changes nothing"
 
 
 # Input
