@@ -18,6 +18,7 @@ from tests import reference
 from webhook import explain
 from webhook.__main__ import CHECK, EXPLAIN, INJECT, SETTINGS, main
 from webhook.annotations import TABLE
+from webhook.metrics import Metrics
 from webhook.policy import RejectReason, SkipReason
 
 ROOT = Path(__file__).parents[2]
@@ -143,6 +144,15 @@ def test_a_path_that_is_named_exists(page: Path) -> None:
     named = re.findall(r"(?:^|[\s`])((?:manifests|docs|scripts)/[\w./-]+)", text)
 
     assert [path for path in named if not (ROOT / path.rstrip(".")).exists()] == []
+
+
+def test_a_metric_that_is_named_exists() -> None:
+    metrics = Metrics("0123456789")
+    metrics.observe("/inject", "injected", "added", 0.001)
+    named = {metric for page in PAGES for metric in re.findall(r"envoy_sidecar_webhook_\w+", page.read_text())}
+
+    assert named
+    assert [metric for metric in named if f"{metric}{{".encode() not in metrics.page()] == []
 
 
 def test_the_settings_page_shows_the_example_that_is_checked() -> None:
