@@ -10,7 +10,7 @@ DIRECTORY = Path(__file__).parent / "golden"
 
 
 def check_golden(name: str, text: str) -> None:
-    """Fails unless the golden file `name`, a path below tests/golden, holds `text`; writes it if UPDATE_GOLDEN is set."""
+    """Fails unless the golden file `name`, a path below tests/golden, holds `text`; UPDATE_GOLDEN writes it."""
     path = DIRECTORY / name
     if os.environ.get("UPDATE_GOLDEN"):
         path.parent.mkdir(parents=True, exist_ok=True)

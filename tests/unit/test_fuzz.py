@@ -32,8 +32,7 @@ def answer(body: bytes) -> Document | None:
         if parsed.object is None:
             return None
         outcome = injection.inject(parsed.object, "privileged", build.DEFAULTS)
-    except MalformedReview as error:
-        assert str(error).isprintable()
+    except MalformedReview:
         return None
     if isinstance(outcome, Injected):
         patched = jsonpatch.apply_patch(json.loads(bytes(parsed.object)), json.loads(outcome.patch))
