@@ -24,8 +24,9 @@ SYSTEM = ("kube-system", "kube-public", "kube-node-lease", NAMESPACE)
 
 
 @cache
-def render(*components: str, settings: str | None = None) -> tuple[Object, ...]:
-    """`manifests/base` with these components, and settings as an overlay like the example brings them."""
+def render(*components: str, settings: str | None = None, more: str = "{}") -> tuple[Object, ...]:
+    """`manifests/base` with these components, settings as an overlay like the example brings them, and `more` (YAML)
+    that a person writes into the overlay."""
     with tempfile.TemporaryDirectory() as folder:
         inside = Path(folder).resolve()
 
@@ -37,7 +38,7 @@ def render(*components: str, settings: str | None = None) -> tuple[Object, ...]:
             shutil.copytree(MANIFESTS / "overlays" / "example" / "settings", inside / "settings")
             (inside / "settings" / "settings.yaml").write_text(settings)
             listed.append("settings")
-        kustomization = {"resources": [relative("base")], "components": listed}
+        kustomization = {"resources": [relative("base")], "components": listed, **yaml.safe_load(more)}
         (inside / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
         return kustomize(inside)
 
