@@ -4,7 +4,7 @@
 the rules is their meaning: the first match wins.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -121,7 +121,7 @@ def _transparent(wanted: Redirection) -> str:
     return _table("mangle", {"PREROUTING": IN, "OUTPUT": OUT}, {IN: inbound, OUT: replies})
 
 
-def _table(name: str, jumps: dict[str, str], chains: dict[str, Iterable[str]]) -> str:
+def _table(name: str, jumps: Mapping[str, str], chains: Mapping[str, Iterable[str]]) -> str:
     """A table's text. Declaring a chain makes it, or empties the one of an earlier run."""
     lines = [f"*{name}", *(f":{chain} - [0:0]" for chain in chains)]
     lines += [f"-A {hook} -p tcp -j {chain}" for hook, chain in jumps.items()]
