@@ -218,12 +218,25 @@ async def _send(answer: _Answer, send: Send) -> None:
     await send({"type": "http.response.body", "body": answer.body})
 
 
+class Application(FastAPI):
+    """FastAPI, with a short way for what comes by the thousand: its middleware would cost more than the answer."""
+
+    def __init__(self, admissions: Mapping[str, Admission]) -> None:
+        routes: list[BaseRoute] = [Route(path, answer, methods=["POST"]) for path, answer in admissions.items()]
+        super().__init__(title="envoy-sidecar-injector", openapi_url=None, redirect_slashes=False, routes=routes)
+        self._admissions = admissions
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        admission = self._admissions.get(scope.get("path", ""))
+        if admission is not None and scope["method"] == "POST":
+            await admission(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
 def create(settings: Settings, counted: Metrics, state: State) -> FastAPI:
     """The application of the HTTPS port."""
-    admissions: list[BaseRoute] = [
-        Route(path, Admission(path, settings, counted), methods=["POST"]) for path in ENDPOINTS
-    ]
-    app = FastAPI(title="envoy-sidecar-injector", openapi_url=None, routes=admissions)
+    app = Application({path: Admission(path, settings, counted) for path in ENDPOINTS})
     for path, answer in _health(state).items():
         app.add_api_route(path, answer, methods=["GET"], response_model=None)
     return app

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD = 64 << 10  # bytes of request line and headers; the API server sends 0.5 KiB
-REQUEST_SECONDS = 15  # to send a whole request, from its first byte or from the handshake
+REQUEST_SECONDS = 5  # to send a whole request, from its first byte: what the registration gives for all of it
 ANSWER_SECONDS = 60  # to take an answer
 
 
@@ -24,7 +24,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._expect(REQUEST_SECONDS)
+        self._expect(self.timeout_keep_alive)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

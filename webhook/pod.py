@@ -97,7 +97,7 @@ class Os(_Read, frozen=True):
 
 
 class Spec(_Read, frozen=True):
-    containers: list[Container]
+    given_containers: list[Container] | None = msgspec.field(name="containers", default=None)  # Go writes null for none
     init_containers: list[Container] | None = None
     volumes: list[Volume] | None = None
     host_network: bool | None = None
@@ -106,6 +106,10 @@ class Spec(_Read, frozen=True):
     resources: Resources | None = None
     security_context: SecurityContext | None = None
     termination_grace_period_seconds: int | None = None
+
+    @property
+    def containers(self) -> list[Container]:
+        return self.given_containers or []
 
 
 class Pod(_Read, frozen=True):

@@ -151,6 +151,7 @@ class _Process:
             await asyncio.sleep(0.001)
         gc.collect()
         gc.freeze()  # what is here now stays: no collection looks at it again
+        gc.enable()
         ports = {"port": admissions.getsockname()[1], "metrics_port": monitoring.getsockname()[1]}
         _LOG.info("serving", extra={"facts": {**ports, "settings_hash": self._settings.hash}})
 
