@@ -1,0 +1,158 @@
+"""A client that treats a webhook as kube-apiserver does, and costs less than the webhook that it loads.
+
+HTTP/1.1 over TLS 1.3, verified and without resumption; keep-alive; one request at a time on each connection.
+"""
+
+import socket
+import ssl
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+
+from tests.bench.loop import READABLE, WRITABLE, Conversation, run
+
+HOST = "localhost"
+CHUNK = 64 * 1024  # bytes
+
+
+class WrongAnswerError(Exception):
+    """The webhook answered with something else than a patch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A webhook on loopback, and how to trust it."""
+
+    port: int
+    tls: ssl.SSLContext
+    path: str = "/inject"
+
+    def request(self, body: bytes) -> bytes:
+        head = (
+            f"POST {self.path}?timeout=5s HTTP/1.1\r\nHost: {HOST}:{self.port}\r\nUser-Agent: kube-apiserver-admission"
+            f"\r\nContent-Length: {len(body)}\r\nAccept: application/json, */*\r\nContent-Type: application/json"
+            "\r\nAccept-Encoding: gzip\r\n\r\n"
+        )
+        return head.encode() + body
+
+
+def trusting(authority: Path) -> ssl.SSLContext:
+    """A context for clients that trust this CA only."""
+    context = ssl.create_default_context(cafile=str(authority))
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
+
+
+@dataclass(slots=True)
+class Answers:
+    """What came back: the seconds that each answer took, and the last one's body. Each is looked at as it comes."""
+
+    seconds: list[float] = field(default_factory=list)
+    last: bytes = b""
+
+    def add(self, seconds: float, answer: bytes) -> None:
+        if not answer.startswith(b"HTTP/1.1 200 ") or b'"JSONPatch"' not in answer:
+            raise WrongAnswerError(answer[:500].decode(errors="replace"))
+        self.seconds.append(seconds)
+        self.last = answer.partition(b"\r\n\r\n")[2]
+
+
+@contextmanager
+def connections(target: Target, count: int) -> Iterator[list[ssl.SSLSocket]]:
+    """That many connections, their handshakes done."""
+    sockets: list[ssl.SSLSocket] = []
+    try:
+        run(_connect(target, sockets.append) for _ in range(count))
+        yield sockets
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
+def keep_busy(target: Target, sockets: Iterable[ssl.SSLSocket], bodies: Iterator[bytes]) -> Answers:
+    """Sends the bodies over the connections, on each the next as soon as the last is answered."""
+    answers = Answers()
+
+    def converse(sock: ssl.SSLSocket) -> Conversation:
+        for body in bodies:
+            yield from _exchange(sock, target.request(body), answers.add)
+
+    run(converse(sock) for sock in sockets)
+    return answers
+
+
+def pace(target: Target, sockets: Iterable[ssl.SSLSocket], bodies: Iterator[bytes], per_second: float) -> Answers:
+    """Sends the bodies at that rate, answered or not, as long as a connection is free."""
+    answers, start = Answers(), perf_counter()
+    schedule = ((start + number / per_second, body) for number, body in enumerate(bodies))
+
+    def converse(sock: ssl.SSLSocket) -> Conversation:
+        for due, body in schedule:
+            yield due
+            yield from _exchange(sock, target.request(body), answers.add)
+
+    run(converse(sock) for sock in sockets)
+    return answers
+
+
+def burst(target: Target, bodies: Iterable[bytes]) -> Answers:
+    """Sends all bodies at once, each over a connection of its own; their seconds count from the start of the burst."""
+    answers, start = Answers(), perf_counter()
+
+    def converse(body: bytes) -> Conversation:
+        opened: list[ssl.SSLSocket] = []
+        yield from _connect(target, opened.append)
+        with opened[0] as sock:
+            yield from _exchange(
+                sock, target.request(body), lambda _, answer: answers.add(perf_counter() - start, answer)
+            )
+
+    run(converse(body) for body in bodies)
+    return answers
+
+
+def _connect(target: Target, connected: Callable[[ssl.SSLSocket], None]) -> Conversation:
+    raw = socket.socket()
+    raw.setblocking(False)
+    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as Go does
+    with suppress(BlockingIOError):
+        raw.connect(("127.0.0.1", target.port))
+    yield raw.fileno(), WRITABLE
+    sock = target.tls.wrap_socket(raw, server_hostname=HOST, do_handshake_on_connect=False)
+    connected(sock)
+    while True:
+        try:
+            return sock.do_handshake()
+        except ssl.SSLWantReadError:
+            yield sock.fileno(), READABLE
+
+
+def _exchange(sock: ssl.SSLSocket, request: bytes, answered: Callable[[float, bytes], None]) -> Conversation:
+    start = perf_counter()
+    rest = memoryview(request)
+    while rest:
+        try:
+            rest = rest[sock.send(rest) :]
+        except ssl.SSLWantWriteError:
+            yield sock.fileno(), WRITABLE
+    answer = b""
+    while not _complete(answer):
+        try:
+            chunk = sock.recv(CHUNK)
+        except ssl.SSLWantReadError:
+            yield sock.fileno(), READABLE
+            continue
+        if not chunk:
+            raise ConnectionResetError(f"the webhook hung up after {len(answer)} bytes of an answer")
+        answer += chunk
+    answered(perf_counter() - start, answer)
+
+
+def _complete(answer: bytes) -> bool:
+    head, blank, body = answer.partition(b"\r\n\r\n")
+    if not blank:
+        return False
+    length = head.lower().partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0]
+    return len(body) >= int(length)
