@@ -93,6 +93,13 @@ class Cluster:
 
         return eventually(annotations, f"an audit event of pod {namespace}/{name}")
 
+    def looks(self, configuration: str, name: str, namespace: str) -> list[bool]:
+        """Whether each call of a webhook configuration for that new pod changed it, in order."""
+        audit = self.audit(name, namespace)
+        rounds = sorted(key for key in audit if key.startswith("mutation.webhook.admission.k8s.io/"))
+        calls = [json.loads(audit[key]) for key in rounds]
+        return [call["mutated"] for call in calls if call["configuration"] == configuration]
+
 
 def documents(objects: Object | Sequence[Object]) -> str:
     """One YAML stream."""

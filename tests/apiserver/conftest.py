@@ -4,7 +4,6 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,8 @@ import yaml
 from tests.apiserver import binaries, control_plane, injector
 from tests.apiserver.cluster import Cluster, Object
 from tests.apiserver.injector import Injector
-from tests.apiserver.installation import Installation, identity
+from tests.apiserver.installation import Installation
 from tests.apiserver.objects import OPT_IN, namespace, service_account
-from tests.apiserver.processes import free_port
 
 HERE = Path(__file__).parent
 REPLICAS = 2
@@ -72,51 +70,19 @@ def webhook(kubernetes: Cluster, directory: Path) -> Iterator[Injector]:
 @pytest.fixture(scope="session")
 def installation(kubernetes: Cluster, webhook: Injector, directory: Path) -> Installation:
     """`manifests/base`, applied and in effect."""
-    installed = Installation(kubernetes, directory)
-    installed.prepare()
-    installed.apply(installed.manifests(), webhook.port, webhook.certificate)
-    installed.settle()
+    installed = Installation(kubernetes, webhook, directory)
+    installed.install()
     return installed
 
 
-@pytest.fixture
-def overlay(installation: Installation, webhook: Injector, tmp_path: Path) -> Iterator[Callable[..., None]]:
-    """For one test: `manifests/base` with components, `down` with nobody behind the address.
-
-    It does not wait until the API server acts on it: what to ask for is the test's own.
-    """
-    base, applied = installation.manifests(), list[Object]()
-    with ExitStack() as stack:
-
-        def apply(*components: str, down: bool = False) -> None:
-            objects = installation.manifests(components)
-            applied.extend(objects)
-            if down:
-                installation.apply(objects, free_port(), webhook.certificate)
-                return
-            alone = injector.injecting(tmp_path / "-".join(components), injector.settings(objects), replicas=1)
-            up = stack.enter_context(alone)
-            installation.apply(objects, up.port, up.certificate)
-
-        yield apply
-        installation.apply(base, webhook.port, webhook.certificate)
-        installation.remove([one for one in applied if identity(one) not in map(identity, base)])
-        installation.settle()
-
-
 @pytest.fixture(scope="session")
-def numbers() -> Iterator[int]:
-    return itertools.count(1)
-
-
-@pytest.fixture
-def new_namespace(kubernetes: Cluster, numbers: Iterator[int]) -> Callable[..., str]:
+def new_namespace(kubernetes: Cluster) -> Callable[..., str]:
     """Makes a namespace of its own name, with these labels, ready for pods."""
+    numbers = itertools.count(1)
 
     def make(labels: Mapping[str, str] = OPT_IN) -> str:
         name = f"shop-{next(numbers)}"
-        # Applied, not created: where the controller-manager runs, it may be first with the account.
-        kubernetes.kubectl("apply", "-f", "-", stdin=[namespace(name, labels), service_account(name)])
+        kubernetes.kubectl("create", "-f", "-", stdin=[namespace(name, labels), service_account(name)])
         return name
 
     return make

@@ -29,7 +29,7 @@ AUDIT_POLICY: Object = {
         {"level": "None"},
     ],
 }
-CONTROLLERS = ("deployment-controller", "replicaset-controller", "job-controller", "serviceaccount-controller")
+CONTROLLERS = ("deployment-controller", "replicaset-controller", "job-controller")
 
 
 @contextmanager

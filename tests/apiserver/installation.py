@@ -3,12 +3,13 @@
 What was applied takes a moment to reach admission; every wait here asks with a server-side dry run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.apiserver.cluster import Cluster, Object, Result
-from tests.apiserver.injector import manifests, pointed
+from tests.apiserver.injector import Injector, injecting, manifests, pointed, settings
 from tests.apiserver.objects import (
     OPT_OUT,
     SIDECAR,
@@ -20,7 +21,7 @@ from tests.apiserver.objects import (
     pod,
     service_account,
 )
-from tests.apiserver.processes import eventually
+from tests.apiserver.processes import eventually, free_port
 
 PROBE = "probe"
 DEVELOPER = "developer"
@@ -42,25 +43,52 @@ DEVELOPER_RIGHTS: list[Object] = [
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """A cluster with our manifests in it."""
+    """A cluster with our manifests in it, and our processes beside it."""
 
     cluster: Cluster
+    webhook: Injector
     directory: Path
 
-    def prepare(self) -> None:
-        """A namespace to ask in, and a person without special rights."""
-        objects = [namespace(PROBE), service_account(PROBE), *DEVELOPER_RIGHTS]
-        self.cluster.kubectl("apply", "-f", "-", stdin=objects)
+    def install(self) -> None:
+        """Applies `manifests/base` and waits until it acts; also a namespace to ask in, and a developer."""
+        probe = [namespace(PROBE), service_account(PROBE), *DEVELOPER_RIGHTS]
+        self.cluster.kubectl("apply", "-f", "-", stdin=probe)
+        self.apply(self.manifests(), self.webhook)
+        self.settle()
+
+    @contextmanager
+    def overlay(self, *components: str, down: bool = False) -> Iterator[None]:
+        """`manifests/base` with these components, in the place of the base alone; `down`: nobody serves.
+
+        Does not wait until the API server acts on it: what to ask for is the caller's own.
+        """
+        base, objects = self.manifests(), self.manifests(components)
+        inside = self.directory / "-".join(["with", *components])
+        processes = nullcontext(self.nobody()) if down else injecting(inside, settings(objects), replicas=1)
+        with processes as webhook:
+            self.apply(objects, webhook)
+            try:
+                yield
+            finally:
+                self.apply(base, self.webhook)
+                in_base = [identity(one) for one in base]
+                self.remove([one for one in objects if identity(one) not in in_base])
+                self.settle()
+
+    def nobody(self) -> Injector:
+        """An address where nobody listens."""
+        return Injector(free_port(), (), self.webhook.certificate)
 
     def manifests(self, components: Sequence[str] = ()) -> list[Object]:
         return manifests(self.cluster, self.directory, components)
 
-    def apply(self, objects: Sequence[Object], port: int, certificate: Path) -> None:
-        """Applies manifests, their webhooks called on `port`; does not wait."""
-        self.cluster.kubectl("apply", "-f", "-", stdin=pointed(objects, port, certificate))
+    def apply(self, objects: Sequence[Object], webhook: Injector) -> None:
+        """Applies manifests, calling these processes; does not wait."""
+        self.cluster.kubectl("apply", "-f", "-", stdin=pointed(objects, webhook.port, webhook.certificate))
 
     def remove(self, objects: Sequence[Object]) -> None:
-        self.cluster.kubectl("delete", "--ignore-not-found", "-f", "-", stdin=objects)
+        if objects:
+            self.cluster.kubectl("delete", "-f", "-", stdin=objects)
 
     def settle(self) -> None:
         """Waits until every part of `manifests/base` acts."""

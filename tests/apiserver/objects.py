@@ -52,20 +52,30 @@ def generated(pod: Object, prefix: str) -> Object:
     return pod | {"metadata": metadata | {"generateName": prefix}}
 
 
-def deployment(template: Object, name: str = "cart", replicas: int = 1) -> Object:
+def workload(kind: str, template: Object, name: str = "cart") -> Object:
+    """A workload of one replica that makes such pods."""
     labels = {"app": name}
     metadata = {key: value for key, value in template["metadata"].items() if key != "name"}
     metadata["labels"] = metadata.get("labels", {}) | labels
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": name},
-        "spec": {
-            "replicas": replicas,
-            "selector": {"matchLabels": labels},
-            "template": {"metadata": metadata, "spec": template["spec"]},
-        },
-    }
+    pods: Object = {"metadata": metadata, "spec": dict(template["spec"])}
+    selected: Object = {"selector": {"matchLabels": labels}, "template": pods}
+    spec: Object
+    match kind:
+        case "Job":
+            pods["spec"]["restartPolicy"] = "Never"
+            version, spec = "batch/v1", {"template": pods}
+        case "CronJob":
+            pods["spec"]["restartPolicy"] = "Never"
+            version, spec = "batch/v1", {"schedule": "0 0 * * *", "jobTemplate": {"spec": {"template": pods}}}
+        case "StatefulSet":
+            version, spec = "apps/v1", selected | {"serviceName": name}
+        case _:
+            version, spec = "apps/v1", selected
+    return {"apiVersion": version, "kind": kind, "metadata": {"name": name}, "spec": spec}
+
+
+def deployment(template: Object) -> Object:
+    return workload("Deployment", template)
 
 
 def config_map(name: str) -> Object:

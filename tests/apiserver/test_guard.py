@@ -1,70 +1,82 @@
-"""The component `guard`: under `failure-policy-ignore` nothing slips through in silence."""
+"""The components `failure-policy-ignore` and `guard`, while the webhook is down: pods start without a
+sidecar, and nothing slips through in silence."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.apiserver.cluster import Object, Result
 from tests.apiserver.installation import Installation
-from tests.apiserver.objects import OPT_OUT, SIDECAR, container, init_names, pod
+from tests.apiserver.objects import OPT_OUT, SIDECAR, container, container_names, init_names, pod
 from tests.apiserver.processes import eventually
 
-Overlay = Callable[..., None]
+pytestmark = pytest.mark.usefixtures("down")
+SKIPPED = {
+    "opted_out": pod(labels=OPT_OUT),
+    "host_network": pod(hostNetwork=True),
+    "windows": pod(os={"name": "windows"}),
+    "windows by node": pod(nodeSelector={"kubernetes.io/os": "windows"}),
+}
 
 
-def flagged(installation: Installation, shop: str) -> Result | None:
-    """The answer to a plain pod, once the guard says something about it."""
-    answer = installation.ask(pod(), within=shop)
-    return answer if "no sidecar" in answer.warnings else None
+COMPONENTS = ("failure-policy-ignore", "guard")
 
 
-def test_a_pod_that_slipped_through_is_flagged(installation: Installation, overlay: Overlay, shop: str) -> None:
-    overlay("failure-policy-ignore", "guard", down=True)
-    answer = eventually(lambda: flagged(installation, shop), "the guard speaks")
+def speaks(installation: Installation) -> bool:
+    return "envoy-sidecar-guard" in installation.ask(pod()).warnings
+
+
+@pytest.fixture(scope="module")
+def down(installation: Installation) -> Iterator[None]:
+    """Nobody serves, and both components act."""
+    with installation.overlay(*COMPONENTS, down=True):
+        eventually(lambda: speaks(installation), "the guard speaks")
+        yield
+
+
+@pytest.fixture
+def up(installation: Installation, down: None) -> Iterator[None]:
+    """The webhook serves, and the guard, which spoke, still stands."""
+    objects = installation.manifests(COMPONENTS)
+    installation.apply(objects, installation.webhook)
+    eventually(installation.injects, "pods come out with a sidecar")
+    yield
+    installation.apply(objects, installation.nobody())
+    eventually(lambda: speaks(installation), "the guard speaks again")
+
+
+@pytest.fixture
+def answer(installation: Installation, shop: str) -> Result:
+    """What is said to a plain pod of an opted-in namespace."""
+    return installation.ask(pod(), within=shop)
+
+
+def test_a_pod_is_admitted_as_it_was_written(answer: Result) -> None:
+    assert answer.code == 0
     assert init_names(answer.object) == []
+
+
+def test_a_pod_that_slipped_through_is_flagged_with_what_to_do(answer: Result) -> None:
     assert "recreate it" in answer.warnings
 
 
-@pytest.mark.parametrize(
-    "skipped",
-    [
-        pod(labels=OPT_OUT),
-        pod(hostNetwork=True),
-        pod(os={"name": "windows"}),
-        pod(nodeSelector={"kubernetes.io/os": "windows"}),
-    ],
-    ids=["opted_out", "host_network", "windows", "windows by node"],
-)
+@pytest.mark.parametrize("skipped", SKIPPED.values(), ids=SKIPPED)
 def test_a_pod_with_a_reason_to_be_skipped_is_not_flagged(
-    installation: Installation, overlay: Overlay, shop: str, skipped: Object
+    installation: Installation, shop: str, skipped: Object
 ) -> None:
-    overlay("failure-policy-ignore", "guard", down=True)
-    eventually(lambda: flagged(installation, shop), "the guard speaks")
     assert installation.ask(skipped, within=shop).warnings == ""
 
 
-def test_a_pod_elsewhere_is_not_flagged(
-    installation: Installation, overlay: Overlay, shop: str, new_namespace: Callable[..., str]
-) -> None:
-    overlay("failure-policy-ignore", "guard", down=True)
-    eventually(lambda: flagged(installation, shop), "the guard speaks")
+def test_a_pod_elsewhere_is_not_flagged(installation: Installation, new_namespace: Callable[..., str]) -> None:
     assert installation.ask(pod(), within=new_namespace({})).warnings == ""
 
 
+def test_a_container_under_our_name_does_not_fool_the_guard(installation: Installation, shop: str) -> None:
+    assert "no sidecar" in installation.ask(pod(containers=[container(SIDECAR)]), within=shop).warnings
+
+
 @pytest.mark.parametrize("form", ["native", "classic"])
-def test_an_injected_pod_is_not_flagged(installation: Installation, overlay: Overlay, shop: str, form: str) -> None:
-    overlay("guard")
-    claims = pod(labels=OPT_OUT | {"envoy-sidecar.io/inject": "enabled"})
-    assert claims
-    answer = eventually(lambda: installation.ask(pod(annotations={"sidecar": form}), within=shop), "an answer")
-    assert SIDECAR in str(answer.object["spec"])
+def test_an_injected_pod_is_not_flagged(installation: Installation, shop: str, up: None, form: str) -> None:
+    answer = installation.ask(pod(annotations={"sidecar": form}), within=shop)
+    assert SIDECAR in init_names(answer.object) + container_names(answer.object)
     assert answer.warnings == ""
-
-
-def test_a_container_under_our_name_does_not_fool_the_guard(
-    installation: Installation, overlay: Overlay, shop: str
-) -> None:
-    overlay("failure-policy-ignore", "guard", down=True)
-    eventually(lambda: flagged(installation, shop), "the guard speaks")
-    forged = pod(containers=[container(SIDECAR)])
-    assert "no sidecar" in installation.ask(forged, within=shop).warnings

@@ -1,26 +1,32 @@
 """What a pod's author gets, and is told."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
 
 from tests.apiserver.cluster import Cluster, Object, Result
-from tests.apiserver.injector import Injector
+from tests.apiserver.injector import CHECKOUT, OURS, Injector
 from tests.apiserver.objects import (
     INIT,
     OPT_OUT,
     SIDECAR,
     container,
     container_names,
-    deployment,
     generated,
     init_names,
     named,
     pod,
     sidecar,
+    workload,
 )
 
 TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"
+DEBUGGER = ("--image=registry.example.com/tools", "--attach=false")
+KEEP_ALL = ("--keep-annotations", "--keep-labels")
+WORKLOADS = ["Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job", "CronJob"]
 
 
 @pytest.fixture
@@ -57,16 +63,6 @@ def test_the_classic_sidecar_is_the_first_container(create: Create) -> None:
     assert init_names(stored) == ["migrate", INIT]
 
 
-def test_mode_none_needs_no_init_container(
-    create: Create, kubernetes: Cluster, new_namespace: Callable[..., str]
-) -> None:
-    restricted = new_namespace({"envoy-sidecar.io/inject": "enabled", "pod-security.kubernetes.io/enforce": "baseline"})
-    stored = kubernetes.kubectl(
-        "create", "-n", restricted, "-o", "json", "-f", "-", stdin=pod(annotations={"mode": "none"})
-    ).object
-    assert init_names(stored) == [SIDECAR]
-
-
 def test_a_pod_that_the_server_names_is_injected(create: Create) -> None:
     stored = create(generated(pod(), "cart-")).object
     assert stored["metadata"]["name"].startswith("cart-")
@@ -74,10 +70,36 @@ def test_a_pod_that_the_server_names_is_injected(create: Create) -> None:
 
 
 def test_a_dry_run_shows_what_would_be_stored(create: Create) -> None:
-    shown = create(pod("dry"), "--dry-run=server").object
-    stored = create(pod("wet")).object
-    assert sidecar(shown)["image"] == sidecar(stored)["image"]
-    assert [shown["spec"][part] for part in ("initContainers", "volumes")] != []
+    service = {"app": "cart"}
+    shown = create(pod("dry", labels=service), "--dry-run=server").object
+    stored = create(pod("wet", labels=service)).object
+    assert shown["spec"]["initContainers"] == stored["spec"]["initContainers"]
+
+
+def test_a_dry_run_stores_nothing(create: Create, kubernetes: Cluster, shop: str) -> None:
+    create(pod(), "--dry-run=server")
+    assert kubernetes.get("pods", "-n", shop)["items"] == []
+
+
+def test_what_the_offline_command_prints_is_stored_as_it_is(create: Create, kubernetes: Cluster, shop: str) -> None:
+    create(injected_offline(pod("offline")))
+    assert set(kubernetes.looks(OURS, "offline", shop)) == {False}
+
+
+def test_a_copy_for_debugging_with_its_annotations_is_left_as_it_is(
+    create: Create, kubernetes: Cluster, shop: str
+) -> None:
+    create(pod("cart", labels={"app": "cart"}))
+    kubernetes.kubectl("debug", "cart", "-n", shop, "--copy-to=copy", *DEBUGGER, *KEEP_ALL)
+    assert set(kubernetes.looks(OURS, "copy", shop)) == {False}
+
+
+def test_a_copy_for_debugging_without_its_annotations_is_refused_as_foreign(
+    create: Create, kubernetes: Cluster, shop: str
+) -> None:
+    create(pod("cart"))
+    refused = kubernetes.kubectl("debug", "cart", "-n", shop, "--copy-to=copy", *DEBUGGER, check=False)
+    assert "(foreign_parts)" in refused.stderr
 
 
 def test_the_sidecar_does_not_see_the_token_of_the_application(create: Create) -> None:
@@ -112,6 +134,14 @@ def test_a_namespace_that_did_not_opt_in_is_never_sent_to_us(
 def test_a_pod_that_opted_out_is_never_sent_to_us(create: Create, webhook: Injector) -> None:
     before = webhook.requests()
     assert init_names(create(pod(labels=OPT_OUT)).object) == []
+    assert webhook.requests() == before
+
+
+def test_a_change_of_a_pod_is_not_sent_to_us(create: Create, kubernetes: Cluster, shop: str, webhook: Injector) -> None:
+    create(pod("cart"))
+    before = webhook.requests()
+    kubernetes.kubectl("label", "pod", "cart", "-n", shop, "colour=blue")
+    kubernetes.kubectl("delete", "pod", "cart", "-n", shop, "--now")
     assert webhook.requests() == before
 
 
@@ -156,12 +186,34 @@ def test_the_audit_log_says_why_a_pod_was_refused(create: Create, kubernetes: Cl
     assert (ours["decision"], ours["reason"]) == ("rejected", "bad_annotation")
 
 
-def test_applying_a_deployment_with_a_bad_annotation_warns_its_author_at_once(kubernetes: Cluster, shop: str) -> None:
-    bad = deployment(pod(annotations={"log-level": "banana"}))
+@pytest.mark.parametrize("kind", WORKLOADS)
+def test_applying_a_workload_with_a_bad_annotation_warns_its_author_at_once(
+    kubernetes: Cluster, shop: str, kind: str
+) -> None:
+    bad = workload(kind, pod(annotations={"log-level": "banana"}))
     applied = kubernetes.kubectl("apply", "-n", shop, "-f", "-", stdin=bad)
-    assert "deployment.apps/cart created" in applied.stdout
-    assert "envoy-sidecar.io/log-level" in applied.warnings
+    assert applied.stdout.endswith("cart created\n")
+    assert 'envoy-sidecar.io/log-level: "banana"' in applied.warnings
+
+
+def test_changing_a_deployment_for_the_worse_warns_too(kubernetes: Cluster, shop: str) -> None:
+    kubernetes.kubectl("apply", "-n", shop, "-f", "-", stdin=workload("Deployment", pod()))
+    worse = workload("Deployment", pod(annotations={"log-level": "banana"}))
+    assert "banana" in kubernetes.kubectl("apply", "-n", shop, "-f", "-", stdin=worse).warnings
+
+
+def test_applying_a_job_with_a_classic_sidecar_warns_that_it_never_ends(kubernetes: Cluster, shop: str) -> None:
+    job = workload("Job", pod(annotations={"sidecar": "classic"}))
+    assert "never completes" in kubernetes.kubectl("apply", "-n", shop, "-f", "-", stdin=job).warnings
 
 
 def test_applying_a_good_deployment_says_nothing(kubernetes: Cluster, shop: str) -> None:
-    assert kubernetes.kubectl("apply", "-n", shop, "-f", "-", stdin=deployment(pod())).stderr == ""
+    good = workload("Deployment", pod())
+    assert kubernetes.kubectl("apply", "-n", shop, "-f", "-", stdin=good).stderr == ""
+
+
+def injected_offline(plain: Object) -> str:
+    """What `python -m webhook inject` makes of a pod."""
+    command = [sys.executable, "-m", "webhook", "inject", "-f", "-"]
+    done = subprocess.run(command, cwd=CHECKOUT, input=json.dumps(plain), capture_output=True, text=True, check=True)
+    return done.stdout

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.apiserver.cluster import Cluster, Object, Result
-from tests.apiserver.installation import BOOTSTRAP, DEVELOPER, GUARD_OF_CONFIG_MAPS, Installation
-from tests.apiserver.objects import OPT_OUT, binding, config_map, generated, init_names, pod
+from tests.apiserver.installation import BOOTSTRAP, DEVELOPER, GUARD_OF_CONFIG_MAPS
+from tests.apiserver.objects import binding, config_map, generated
 from tests.apiserver.processes import eventually
 
 OURS = pytest.mark.parametrize("name", [BOOTSTRAP, "envoy-sidecar-ca"])
@@ -131,19 +131,3 @@ def test_opting_in_and_out_says_nothing(
 ) -> None:
     fresh = new_namespace({} if change.endswith("enabled") else {"envoy-sidecar.io/inject": "enabled"})
     assert kubernetes.kubectl("label", "namespace", fresh, change).warnings == ""
-
-
-def test_with_opt_out_denied_a_pod_that_opts_out_is_refused_with_our_message(
-    installation: Installation, overlay: Callable[..., None], shop: str
-) -> None:
-    overlay("opt-out-denied")
-    answer = installation.refused(pod(labels=OPT_OUT), shop)
-    assert "envoy-sidecar.io/inject=disabled is not allowed here" in answer.stderr
-
-
-def test_with_opt_out_denied_other_pods_are_injected_as_before(
-    installation: Installation, overlay: Callable[..., None], shop: str
-) -> None:
-    overlay("opt-out-denied")
-    installation.refused(pod(labels=OPT_OUT), shop)
-    assert "envoy-sidecar" in init_names(installation.ask(pod(), within=shop).object)

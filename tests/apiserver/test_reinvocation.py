@@ -1,6 +1,5 @@
 """Others change the pod too: before us, after us, and after we thought that we were done."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.apiserver.cluster import Cluster, Object
-from tests.apiserver.injector import Injector
+from tests.apiserver.injector import OURS, Injector
 from tests.apiserver.meddler import Meddle, meddling, registration
 from tests.apiserver.objects import (
     INIT,
@@ -37,10 +36,7 @@ class Shop:
 
     def looks(self, name: str) -> list[bool]:
         """Whether each of our looks at that pod changed it, in order."""
-        audit = self.kubernetes.audit(name, self.name)
-        calls = {key: json.loads(value) for key, value in audit.items() if key.startswith("mutation.webhook")}
-        ours = [calls[key] for key in sorted(calls) if calls[key]["configuration"] == "envoy-sidecar-webhook"]
-        return [call["mutated"] for call in ours]
+        return self.kubernetes.looks(OURS, name, self.name)
 
     def third_look(self, stored: Object) -> list[bool]:
         """Our looks at a copy of a stored pod."""
