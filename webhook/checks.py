@@ -34,7 +34,11 @@ def pod_security(choices: Choices, level: Level) -> Iterator[str]:
 def foreign_parts(pod: Pod) -> Iterator[str]:
     for container in pods.all_containers(pod):
         if container.name in pods.CONTAINERS:
-            yield f'container "{container.name}": the name belongs to the sidecar; choose another'
+            yield (
+                f'container "{container.name}": the name belongs to the sidecar; choose another. If this is a copy of '
+                "an injected pod, keep its annotations (kubectl debug --keep-annotations)"
+            )
+            continue
         for mount in container.volume_mounts or ():
             if mount.name in pods.VOLUMES:
                 yield f"container {quote(container.name)} mounts {mount.name}, the sidecar's volume; remove the mount"

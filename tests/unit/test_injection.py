@@ -238,7 +238,9 @@ def test_a_pod_injected_offline_by_another_version_ends_as_the_pod_we_would_rend
 def test_our_container_without_our_marker_is_rejected() -> None:
     document = stored()
     del document["metadata"]["annotations"]["envoy-sidecar.io/version"]
-    assert build.rejection(document).reason == RejectReason.FOREIGN_PARTS
+    rejected = build.rejection(document)
+    assert rejected.reason == RejectReason.FOREIGN_PARTS
+    assert "kubectl debug --keep-annotations" in rejected.problems[0]
 
 
 def test_a_container_that_another_webhook_put_before_ours_moves_behind() -> None:
