@@ -12,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD = 64 << 10  # bytes of request line and headers; the API server sends 0.5 KiB
 REQUEST_SECONDS = 5  # to send a whole request, from its first byte: what the registration gives for all of it
+CLOSE_SECONDS = 1  # for the client to agree to the end of a TLS connection
 ANSWER_SECONDS = 60  # to take an answer
 
 
@@ -48,7 +49,12 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._expect(self.timeout_keep_alive)
+        self._expect(CLOSE_SECONDS if self.transport.is_closing() else self.timeout_keep_alive)
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self.transport.is_closing():
+            self._expect(CLOSE_SECONDS)
 
     def cut_off(self) -> None:
         """Ends the connection without waiting for anything that is still to be sent or received."""
