@@ -1,7 +1,8 @@
 """Log lines: one line of JSON or text for each record, written without ever waiting for whoever reads them.
 
-A record's fields are its `facts`. No value can start a new line, pose as another field or fill a disk: values are
-escaped, and cut at 256 characters. Of an exception, type and place are shown, not the message, which may quote a pod.
+A record's fields are its `facts`. No value can start a new line, move a terminal's cursor, pose as another field or
+fill a disk: values are escaped, and cut at 256 characters. Of an exception, type and place are shown, not the
+message, which may quote a pod.
 """
 
 import json
@@ -74,7 +75,9 @@ def _fields(record: logging.LogRecord) -> dict[str, Fact]:
 
 
 def _short(value: str) -> str:
-    return value if len(value) <= MAX_VALUE else f"{value[:MAX_VALUE]}…"
+    if not (value.isascii() and value.isprintable()):
+        value = value.encode("unicode_escape").decode("ascii")
+    return value if len(value) <= MAX_VALUE else f"{value[:MAX_VALUE]}..."
 
 
 def _exception(error: BaseException | None) -> dict[str, Fact]:

@@ -20,7 +20,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from webhook import __version__
 
-disable_created_metrics()  # a series more for each counter, which no one reads
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each counter, which no one reads
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 PREFIX = "envoy_sidecar_webhook"
