@@ -29,9 +29,12 @@ async def serve(backends: Sequence[int]) -> None:
     turns = itertools.cycle(backends)
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError):
-            to_reader, to_writer = await asyncio.open_connection("127.0.0.1", next(turns))
-            await asyncio.gather(pump(reader, to_writer), pump(to_reader, writer))
+        # A replica that has stopped listening is no endpoint any more: the next one gets the connection.
+        for port in itertools.islice(turns, len(backends)):
+            with suppress(ConnectionError):
+                to_reader, to_writer = await asyncio.open_connection("127.0.0.1", port)
+                await asyncio.gather(pump(reader, to_writer), pump(to_reader, writer), return_exceptions=True)
+                break
         writer.close()
 
     listening = await asyncio.start_server(connected, "127.0.0.1", 0)

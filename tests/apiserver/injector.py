@@ -29,7 +29,7 @@ REQUESTS = "envoy_sidecar_webhook_admissions_total"
 class Replica:
     """One process of ours."""
 
-    pid: int
+    process: subprocess.Popen[bytes]
     port: int
     metrics_port: int
 
@@ -43,7 +43,7 @@ class Replica:
 
     def cpu_seconds(self) -> float:
         """User and system time so far (proc(5)); nothing where there is no /proc."""
-        stat = Path(f"/proc/{self.pid}/stat")
+        stat = Path(f"/proc/{self.process.pid}/stat")
         if not stat.exists():
             return float("nan")
         fields = stat.read_text().rpartition(")")[2].split()
@@ -93,7 +93,7 @@ def replica(log: Path, settings: Path, certificate: Path) -> Iterator[Replica]:
             for line in filter(lambda line: line.startswith("{"), log.read_text().splitlines()):
                 event = json.loads(line)
                 if event.get("event") == "serving":
-                    return Replica(process.pid, event["port"], event["metrics_port"])
+                    return Replica(process, event["port"], event["metrics_port"])
             return None
 
         yield eventually(serving, f"the webhook serves, see {log}")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.apiserver.cluster import Cluster, Object, Result
-from tests.apiserver.installation import BOOTSTRAP, DEVELOPER, GUARD_OF_CONFIG_MAPS
+from tests.apiserver.installation import BOOTSTRAP, DEVELOPER, GUARD_OF_CONFIG_MAPS, Installation
 from tests.apiserver.objects import binding, config_map, generated
 from tests.apiserver.processes import eventually
 
@@ -131,3 +131,11 @@ def test_opting_in_and_out_says_nothing(
 ) -> None:
     fresh = new_namespace({} if change.endswith("enabled") else {"envoy-sidecar.io/inject": "enabled"})
     assert kubernetes.kubectl("label", "namespace", fresh, change).warnings == ""
+
+
+@pytest.mark.parametrize("system", ["kube-system", "kube-public", "envoy-sidecar-system"])
+def test_opting_in_a_namespace_that_is_never_injected_warns(
+    kubernetes: Cluster, installation: Installation, system: str
+) -> None:
+    label = ("label", "namespace", system, "envoy-sidecar.io/inject=enabled", "--dry-run=server")
+    assert f"namespace {system} is never injected" in kubernetes.kubectl(*label).warnings

@@ -175,17 +175,40 @@ def test_an_init_container_that_another_webhook_puts_first_ends_in_one_right_ord
     assert here.third_look(stored) == [False]
 
 
-def test_defaults_of_a_limit_range_do_not_make_us_undo_them(here: Shop, kubernetes: Cluster, shop: str) -> None:
+@pytest.fixture
+def filled_in(here: Shop) -> Object:
+    """What a LimitRange, which acts, fills into containers that say nothing."""
     amounts = {"cpu": "200m", "memory": "128Mi", "ephemeral-storage": "1Gi"}
-    limits = {
-        "apiVersion": "v1",
-        "kind": "LimitRange",
-        "metadata": {"name": "defaults"},
-        "spec": {"limits": [{"type": "Container", "default": amounts, "defaultRequest": amounts}]},
-    }
-    kubernetes.kubectl("create", "-n", shop, "-f", "-", stdin=limits)
-    eventually(lambda: "resources" in str(here.create(pod("asked"), "--dry-run=server")), "the LimitRange acts")
+    spec = {"limits": [{"type": "Container", "default": amounts, "defaultRequest": amounts}]}
+    limits = {"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "defaults"}, "spec": spec}
+    here.kubernetes.kubectl("create", "-n", here.name, "-f", "-", stdin=limits)
+
+    def acts() -> bool:
+        asked = here.create(cart("asked"), "--dry-run=server")
+        return bool(asked["spec"]["containers"][0]["resources"])
+
+    eventually(acts, "the LimitRange acts")
+    return amounts
+
+
+def test_a_limit_range_fills_in_only_what_we_did_not_say(here: Shop, filled_in: Object) -> None:
     stored = here.create(cart("cart"))
-    assert stored["spec"]["containers"][0]["resources"] == {"limits": amounts, "requests": amounts}
-    assert here.looks("cart")[1:] == [False]
+    assert stored["spec"]["containers"][0]["resources"] == {"limits": filled_in, "requests": filled_in}
+    assert sidecar(stored)["resources"]["requests"] == {
+        "cpu": "50m",
+        "memory": "64Mi",
+        "ephemeral-storage": "1Gi",
+    }
+
+
+def test_what_a_limit_range_fills_in_gives_us_nothing_to_do(here: Shop, filled_in: Object) -> None:
+    stored = here.create(cart("cart"))
+    assert here.looks("cart") == [True, False]
     assert here.third_look(stored) == [False]
+
+
+def test_a_repair_keeps_what_a_limit_range_filled_in(here: Shop, filled_in: Object) -> None:
+    untouched = here.create(cart("untouched"))
+    with here.meddled(AFTER_US, change_image_of_ours):
+        stored = here.create(cart("cart"))
+    assert sidecar(stored) == sidecar(untouched)
