@@ -9,7 +9,7 @@ import random
 from typing import Any
 
 import jsonpatch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import build
@@ -20,7 +20,7 @@ from webhook.errors import MalformedReview
 from webhook.injection import Injected, Unchanged
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "500"))
-fuzz = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+fuzz = settings(max_examples=EXAMPLES)
 
 SCALARS: list[Any] = [None, True, 0, -1, 1.5, 2**70, "", "envoy-sidecar", "\x00", "é" * 300, [], {}, [None], {"": None}]
 
