@@ -28,6 +28,7 @@ _NULL = dict.fromkeys(("", "~", "null", "Null", "NULL"))
 _INT = re.compile(r"[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0o[0-7_]+|0[0-7_]*|[1-9][0-9_]*)")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9][0-9_]*|[0-9][0-9_]*(?:\.[0-9_]*)?)(?:[eE][-+]?[0-9]+)?")
 _NO_NUMBER = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
+_ODD_BREAK = re.compile("[\r\x85\u2028\u2029]")  # a line break to YAML, which a reader would make a space of
 
 _LEADING = re.compile(r"(?:(?:---)?[ \t]*(?:#.*)?|%.*)[\r\n]*")  # a line before a document's content
 _TRAILING = re.compile(r"(?:(?:\.\.\.)?[ \t]*|#.*)[\r\n]*")  # a line after it
@@ -156,6 +157,8 @@ class _Dumper(yaml.SafeDumper):
         return True
 
     def represent_text(self, text: str) -> ScalarNode:
+        if _ODD_BREAK.search(text):
+            return self.represent_scalar(_TAG + "str", text, style='"')
         return self.represent_scalar(_TAG + "str", text, style="|" if "\n" in text else None)
 
 

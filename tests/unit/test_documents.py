@@ -3,6 +3,7 @@
 import contextlib
 from typing import Any
 
+import hypothesis
 import pytest
 import yaml
 from hypothesis import given
@@ -33,7 +34,7 @@ WORDS = [
     "`f",
 ]
 NUMBERS = ["1e3", "0777", "0o17", "08", ".5", "+.5e1", "1_000", "0x1F", "1:30", "2024-01-01", "2001-12-14T21:59:43Z"]
-BLOCKS = ["a\nb\n", "a\nb", "a  \nb\n", "\n\n a\n", "x\r\ny", "\t", "\x07", "\u2028", "\ufeff"]
+BLOCKS = ["a\nb\n", "a\nb", "a  \nb\n", "\n\n a\n", "x\r\ny", "\t", "\x07", "\x85", "\u2028", "\ufeff"]
 TRAPS = [*WORDS, *NUMBERS, *BLOCKS]
 texts = st.sampled_from(TRAPS) | st.text(max_size=20)
 trees = st.recursive(
@@ -86,6 +87,7 @@ def test_documents_are_counted_and_know_their_lines() -> None:
     ]
 
 
+@hypothesis.settings(deadline=None)  # the machine may be busy
 @given(trees)
 def test_what_is_written_is_read_back_unchanged(tree: Any) -> None:
     written = documents.to_yaml(tree)
@@ -225,6 +227,7 @@ def test_aliases_cannot_multiply_without_end() -> None:
     assert "values" in error_of("\n".join(laughs)).message
 
 
+@hypothesis.settings(deadline=None)  # the machine may be busy
 @given(st.text("ab:-|>&*!#%{}[]'\" \n\t.<?,", max_size=40))
 def test_any_text_is_read_or_refused(text: str) -> None:
     with contextlib.suppress(MalformedDocument):
