@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from tests.apiserver import binaries, control_plane, injector
+from tests.apiserver.admissions import MEASURED
 from tests.apiserver.cluster import Cluster, Object
 from tests.apiserver.injector import Injector
 from tests.apiserver.installation import Installation
@@ -17,7 +18,7 @@ from tests.apiserver.objects import OPT_IN, namespace, service_account
 
 HERE = Path(__file__).parent
 REPLICAS = 2
-REPORT = pytest.StashKey[list[str]]()
+MEASURED = "measured"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,18 +29,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("apiserver"))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Prints what tests measured."""
-    if lines := config.stash.get(REPORT, []):
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints what tests recorded as MEASURED; by their reports, which also come from other workers."""
+    reports = terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
+    lines = [str(value) for report in reports for key, value in report.user_properties if key == MEASURED]
+    if lines:
         terminalreporter.section("measured against the real API server")
-        for line in lines:
-            terminalreporter.line(line)
-
-
-@pytest.fixture(scope="session")
-def report(pytestconfig: pytest.Config) -> Callable[[str], None]:
-    """Adds a line to what is printed at the end."""
-    return pytestconfig.stash.setdefault(REPORT, []).append
+    for line in lines:
+        terminalreporter.line(line)
 
 
 @pytest.fixture(scope="session")
