@@ -1,0 +1,1 @@
+"""Redirection and Envoy with real packets, between network namespaces."""
