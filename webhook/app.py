@@ -9,9 +9,8 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Literal
+from typing import Literal, NamedTuple
 
-import msgspec
 from fastapi import FastAPI, Request
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, Response
@@ -21,8 +20,9 @@ from starlette.types import Message, Receive, Scope, Send
 from webhook import metrics, review, workload
 from webhook import pod as pods
 from webhook.errors import MalformedReview
-from webhook.injection import Outcome, Rejected, Skipped, inject
+from webhook.injection import Outcome, Rejected, Skipped, inject, inject_decoded
 from webhook.metrics import Metrics
+from webhook.pod import Pod
 from webhook.policy import Level
 from webhook.review import Review
 from webhook.settings import Settings
@@ -50,21 +50,7 @@ ENDPOINTS: Mapping[str, Endpoint] = {
 }
 
 
-class _OwnedMetadata(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    name: str | None = None
-    generate_name: str | None = None
-    owner_references: list[pods.OwnerReference] | None = None
-
-
-class _Owned(msgspec.Struct, frozen=True, gc=False):
-    metadata: _OwnedMetadata = _OwnedMetadata()
-
-
-_OWNED = msgspec.json.Decoder(_Owned)
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(NamedTuple):
     """What the log line and the metrics say of one request. Decision and reason are from closed sets."""
 
     decision: str
@@ -95,14 +81,15 @@ def _inject(asked: Review, level: Level, settings: Settings) -> tuple[Outcome, s
         return Skipped("not_pod_creation"), ""
     if asked.object is None:
         raise MalformedReview("request.object: null; the creation of a pod has one")
-    return inject(asked.object, level, settings), _owner(asked.object)
+    pod = pods.decode(asked.object)
+    return inject_decoded(pod, asked.object, level, settings), _owner(pod)
 
 
-def _owner(pod: bytes | msgspec.Raw) -> str:
-    """Whose pod it is: its controller, as kind/name; without one, itself."""
-    metadata = _OWNED.decode(pod).metadata
-    owner = next((owner for owner in metadata.owner_references or () if owner.controller), None)
-    return f"{owner.kind}/{owner.name}" if owner else f"Pod/{metadata.name or metadata.generate_name or ''}"
+def _owner(pod: Pod) -> str:
+    """Whose pod it is: its controller's, as kind/name; without one, its own."""
+    if pod.owner:
+        return f"{pod.owner.kind}/{pod.owner.name}"
+    return f"Pod/{pod.metadata.name or pod.metadata.generate_name or ''}"
 
 
 def _advise(asked: Review, level: Level, settings: Settings) -> list[Outcome]:
@@ -121,8 +108,7 @@ class State:
     stopping: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
+class _Answer(NamedTuple):
     status: int
     content_type: bytes
     body: bytes

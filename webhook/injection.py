@@ -73,8 +73,12 @@ def inject(raw: bytes | msgspec.Raw, level: Level, settings: Settings) -> Outcom
 
     Raises MalformedReview if it is no Pod.
     """
-    pod = pods.decode(raw)
-    document: dict[str, Any] | None = None
+    return inject_decoded(pods.decode(raw), raw, level, settings)
+
+
+def inject_decoded(received: Pod, raw: bytes | msgspec.Raw, level: Level, settings: Settings) -> Outcome:
+    """The same for a caller that has looked into the pod already: `received` is what `pods.decode(raw)` gave."""
+    pod, document = received, None
     if pods.VERSION_ANNOTATION in pod.annotations:
         document = pods.decode_whole(raw)
         pod = msgspec.convert(pods.without_parts(document), Pod)
@@ -88,7 +92,7 @@ def inject(raw: bytes | msgspec.Raw, level: Level, settings: Settings) -> Outcom
                 return Unchanged(choices, given, warnings)
             return Injected("repaired", msgspec.json.encode(operations), choices, given, warnings)
         case Skip(reason, warnings):
-            return _leave(pods.decode(raw), reason, warnings)
+            return _leave(received, reason, warnings)
         case Reject(reason, problems, warnings):
             return Rejected(reason, problems, warnings)
 
