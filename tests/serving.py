@@ -20,7 +20,7 @@ from tests.apiserver.processes import NotReadyError, eventually, running, tail
 
 CHECKOUT = Path(__file__).parents[1]
 JSON = {"Content-Type": "application/json"}
-TIMEOUT = 20  # seconds that any client of a test waits at most
+TIMEOUT = 60  # seconds that any client of a test waits at most
 
 
 @dataclass(frozen=True, slots=True)

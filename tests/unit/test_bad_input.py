@@ -308,7 +308,7 @@ def test_a_client_that_sends_one_byte_a_second_is_cut_off(server: Server) -> Non
             if select.select([connection], [], [], 1)[0]:
                 break
         assert ends(connection)
-    assert time.monotonic() - began < REQUEST_SECONDS + 3
+    assert time.monotonic() - began < 3 * REQUEST_SECONDS
 
 
 def test_200_idle_connections_and_200_unfinished_handshakes_do_not_hurt(server: Server) -> None:
@@ -318,7 +318,7 @@ def test_200_idle_connections_and_200_unfinished_handshakes_do_not_hurt(server: 
     try:
         began = time.monotonic()
         assert server.post(REVIEW).status == 200
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5
         assert server.resident() - before < 40 << 20
     finally:
         for connection in idle:
@@ -354,6 +354,6 @@ def ends(connection: ssl.SSLSocket) -> bool:
 
 
 def wait_for(condition: Any) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline
