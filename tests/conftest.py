@@ -1,7 +1,22 @@
 """What holds for every test."""
 
+from pathlib import Path
+
+import pytest
 from hypothesis import HealthCheck, settings
 
 # A shared machine may stall anywhere: how long an example takes says nothing about the product.
 settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared machine")
+
+TIERS = {"apiserver", "dataplane", "image"}  # folders whose tests share a cluster, a kernel or a builder
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in this same hook
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A tier's folder is its marker, and one worker runs all of it."""
+    for item in items:
+        tier = item.path.relative_to(Path(__file__).parent).parts[0]
+        if tier in TIERS:
+            item.add_marker(tier)
+            item.add_marker(pytest.mark.xdist_group(tier))

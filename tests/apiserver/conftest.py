@@ -16,17 +16,7 @@ from tests.apiserver.injector import Injector
 from tests.apiserver.installation import Installation
 from tests.apiserver.objects import OPT_IN, namespace, service_account
 
-HERE = Path(__file__).parent
 REPLICAS = 2
-MEASURED = "measured"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this folder is of this tier, and shares one control plane: one worker runs it all."""
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.apiserver)
-            item.add_marker(pytest.mark.xdist_group("apiserver"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
