@@ -5,6 +5,7 @@ x-forwarded-proto, chunking) stays.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from controlplane import access_log
 from controlplane.clusters import ADMIN, BLACKHOLE, BUFFER_BYTES, INBOUND, MAX_HEADERS, MAX_HEADERS_KB, PASSTHROUGH
@@ -62,12 +63,14 @@ def _opaque(name: str, port: int, cluster: str, dual: bool) -> Json:
 
 
 def _redirected(name: str, port: int, cluster: str, dual: bool) -> Json:
+    # Connections may be idle for as long as they like; by default they end after an hour.
+    tcp = _tcp(name.replace("-", "_"), cluster, idle_timeout="0s", access_log=access_log.tcp(name))
     return {
         "name": name,
         **_addresses(port, dual),
         "traffic_direction": "OUTBOUND" if cluster == PASSTHROUGH else "INBOUND",
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
-        "default_filter_chain": {"name": "tcp", "filters": [_tcp(name, cluster)]},
+        "default_filter_chain": {"name": "tcp", "filters": [tcp]},
     }
 
 
@@ -77,7 +80,7 @@ def _loop_guards() -> list[Json]:
         {
             "name": f"loop-guard-{port}",
             "filter_chain_match": {"destination_port": port},
-            "filters": [_tcp("loop-guard", BLACKHOLE)],
+            "filters": [_tcp("loop_guard", BLACKHOLE)],
         }
         for port in PORTS.redirecting
     ]
@@ -90,14 +93,13 @@ def _addresses(port: int, dual: bool) -> Json:
     return {**address("0.0.0.0"), **({"additional_addresses": [address("::")]} if dual else {})}  # noqa: S104  pods call
 
 
-def _tcp(name: str, cluster: str) -> Json:
+def _tcp(name: str, cluster: str, **options: Any) -> Json:
     return extension(
         "envoy.filters.network.tcp_proxy",
         "filters.network.tcp_proxy.v3.TcpProxy",
-        stat_prefix=name.replace("-", "_"),
+        stat_prefix=name,
         cluster=cluster,
-        idle_timeout="0s",  # an hour by default
-        access_log=access_log.tcp(name),
+        **options,
     )
 
 
