@@ -12,11 +12,12 @@ from typing import Any
 
 Document = dict[str, Any]
 
+KB = 1024
 MARK = "@@@@@"  # where bodies differ
 # Above the mesh's own ports, for one stands in a list of ports. A cache with fewer than these 40,000 entries has
 # dropped each by the time that it is asked for again.
 SERIALS = range(20_000, 60_000)
-BYTES_PER_CONTAINER = 16 * 1024
+BYTES_PER_CONTAINER = 16 * KB
 
 
 @dataclass(slots=True)

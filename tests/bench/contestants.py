@@ -73,7 +73,10 @@ def serving(contestant: Contestant, tls: SSLContext, body: bytes, log: Path) -> 
             burst(target, [body])
         except WrongAnswerError as error:
             raise NotReadyError(f"{contestant.name} does not inject: {error}\n{tail(log)}") from None
-        yield Server(process.pid, target), time.perf_counter() - start
+        try:
+            yield Server(process.pid, target), time.perf_counter() - start
+        finally:
+            process.kill()  # its way to end well takes as long as endpoints need, and is tested elsewhere
 
 
 def _await_port(contestant: Contestant, process: subprocess.Popen[bytes], log: Path) -> int:

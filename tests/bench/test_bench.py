@@ -1,0 +1,28 @@
+"""The benchmark runs, and what it runs against injects. No times: those are for `scripts/bench` to judge."""
+
+import statistics
+
+import pytest
+
+from tests.bench.bodies import KB, SERIALS, Bodies
+from tests.bench.measure import QUICK, Figure, measure
+from tests.bench.table import render, rows
+
+
+@pytest.mark.parametrize("size", [6, 10, 32, 64, 128])
+@pytest.mark.parametrize("differing", [False, True])
+def test_a_body_has_the_size_that_was_asked_for(size: int, differing: bool) -> None:
+    assert {len(body) for body in Bodies(size * KB, differing).take(3)} == {size * KB}
+
+
+def test_bodies_that_differ_do_not_come_again_before_all_others_have() -> None:
+    bodies = Bodies(6 * KB, differing=True)
+    assert len({hash(body) for body in bodies.take(len(SERIALS))}) == len(SERIALS)
+
+
+def test_every_answer_injects_and_ours_costs_less_cpu_than_the_naive_one() -> None:
+    samples = measure(QUICK)  # raises WrongAnswerError for an answer that is no patch for its pod
+    for differing in (False, True):
+        ours, naive = (statistics.median(samples.of[Figure("cpu", name, differing)]) for name in ("ours", "naive"))
+        assert ours < naive
+    assert "first patch after exec" in render(list(rows(samples)))
