@@ -28,6 +28,7 @@ from webhook.review import Review
 from webhook.settings import Settings
 
 MAX_BODY = 8 << 20  # bytes: object and oldObject of 3 MiB each, and options
+MAX_BODIES = 4 * MAX_BODY  # of all requests at one time; ten thousand usual ones
 JSON, TEXT = b"application/json", b"text/plain; charset=utf-8"
 _LOG = logging.getLogger("webhook")
 
@@ -123,11 +124,46 @@ class _RefusedError(Exception):
         super().__init__(message)
 
 
+class _Bodies:
+    """Reads bodies, and bounds what all of them together take: who could fill our memory could stop every admission."""
+
+    def __init__(self) -> None:
+        self._held = 0  # bytes
+
+    async def read(self, receive: Receive) -> bytes:
+        """The whole body. One that is too large is read on for a while: who is still sending would miss the answer."""
+        chunks: list[bytes] = []
+        size = held = 0
+        try:
+            while size <= 4 * MAX_BODY:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise _RefusedError(400, "disconnected", "the client has gone before the end of its request")
+                chunk = message.get("body", b"")
+                size += len(chunk)
+                if size <= MAX_BODY:
+                    chunks.append(chunk)
+                    held += len(chunk)
+                    self._hold(len(chunk))
+                if not message.get("more_body", False):
+                    break
+        finally:
+            self._held -= held
+        if size > MAX_BODY:
+            raise _RefusedError(413, "too_large", f"the body is larger than {MAX_BODY} bytes")
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _hold(self, size: int) -> None:
+        self._held += size
+        if self._held > MAX_BODIES:
+            raise _RefusedError(503, "busy", "too many large requests at once; try again")
+
+
 class Admission:
     """The ASGI application of one path."""
 
-    def __init__(self, path: str, settings: Settings, counted: Metrics) -> None:
-        self._path, self._settings, self._metrics = path, settings, counted
+    def __init__(self, path: str, settings: Settings, counted: Metrics, bodies: _Bodies) -> None:
+        self._path, self._settings, self._metrics, self._bodies = path, settings, counted, bodies
         self._endpoint = ENDPOINTS[path].name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -143,7 +179,7 @@ class Admission:
     async def _answer(self, scope: Scope, receive: Receive) -> _Answer:
         try:
             _check_type(scope)
-            body, facts = handle(self._path, await _read(receive), self._settings)
+            body, facts = handle(self._path, await self._bodies.read(receive), self._settings)
         except _RefusedError as refused:
             return refused.answer
         except MalformedReview as error:
@@ -175,29 +211,9 @@ def _check_type(scope: Scope) -> None:
     raise _RefusedError(415, "unsupported_media_type", "the content type must be application/json")
 
 
-async def _read(receive: Receive) -> bytes:
-    """The whole body. One that is too large is read on for a while: who is still sending would miss the answer."""
-    chunks, size = [], 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _RefusedError(400, "disconnected", "the client has gone before the end of its request")
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size <= MAX_BODY:
-            chunks.append(chunk)
-        else:
-            chunks.clear()
-        if size > 4 * MAX_BODY or not message.get("more_body", False):
-            break
-    if size > MAX_BODY:
-        raise _RefusedError(413, "too_large", f"the body is larger than {MAX_BODY} bytes")
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
 async def _send(answer: _Answer, send: Send) -> None:
     headers = [(b"content-type", answer.content_type), (b"content-length", b"%d" % len(answer.body))]
-    if answer.status == 413:
+    if answer.status in (413, 503):
         headers.append((b"connection", b"close"))  # the rest of the body is not worth reading
     start: Message = {"type": "http.response.start", "status": answer.status, "headers": headers}
     await send(start)
@@ -222,7 +238,8 @@ class Application(FastAPI):
 
 def create(settings: Settings, counted: Metrics, state: State) -> FastAPI:
     """The application of the HTTPS port."""
-    app = Application({path: Admission(path, settings, counted) for path in ENDPOINTS})
+    bodies = _Bodies()
+    app = Application({path: Admission(path, settings, counted, bodies) for path in ENDPOINTS})
     for path, answer in _health(state).items():
         app.add_api_route(path, answer, methods=["GET"], response_model=None)
     return app

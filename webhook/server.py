@@ -188,7 +188,7 @@ class _Process:
             changed = self._certificate.reload()
         except CertificateError as error:
             self._metrics.certificate_refused.inc()
-            _LOG.error(f"certificate refused, the former one is still served: {error}")
+            _LOG.error("certificate refused", extra={"facts": {"problem": str(error), "served": "the former one"}})
             return
         if changed:
             self._metrics.certificate_reloaded.inc()

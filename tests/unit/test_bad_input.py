@@ -7,6 +7,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 
 from tests import build
 from tests.serving import JSON, Answer, Server, receive, run, serving
-from webhook.app import ENDPOINTS, MAX_BODY
+from webhook.app import ENDPOINTS, MAX_BODIES, MAX_BODY
 from webhook.connection import MAX_HEAD, REQUEST_SECONDS
 
 REVIEW = json.dumps(build.review())
@@ -232,6 +233,20 @@ def test_a_declared_length_below_the_real_one_ends_in_400(server: Server) -> Non
         connection.sendall(head % (len(REVIEW) - 20) + REVIEW.encode())
         assert receive(connection).status == 400
         assert ends(connection)
+
+
+def test_many_large_bodies_at_once_cannot_fill_the_memory(server: Server) -> None:
+    before = server.resident()
+    head = b"POST /inject HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    with ExitStack() as stack:
+        for _ in range(20):
+            connection = stack.enter_context(server.connect())
+            with suppress(OSError):  # those that are refused while they send
+                connection.sendall(head % MAX_BODY + b" " * (MAX_BODY - 1))
+        assert server.metric("envoy_sidecar_webhook_admissions_total", reason="busy") > 0
+        assert server.resident() - before < 3 * MAX_BODIES
+    wait_for(lambda: server.metric("envoy_sidecar_webhook_admissions_in_flight") == 0)
+    assert server.post(REVIEW).status == 200
 
 
 def test_a_client_that_leaves_in_the_middle_is_counted_and_forgotten(server: Server) -> None:

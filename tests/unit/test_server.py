@@ -178,14 +178,11 @@ def test_a_broken_certificate_is_counted_and_logged_and_the_former_one_served(tm
     with serving(tmp_path) as server:
         former = served_serial(server)
         (server.certificate / "tls.key").write_text("nonsense")
-        eventually(lambda: said(server, "certificate refused"), "it is logged")
+        (event,) = eventually(lambda: server.events("certificate refused"), "it is logged")
+        assert "no matching pair" in event["problem"]
         assert server.metric("envoy_sidecar_webhook_certificate_reloads_total", result="failure") == 1
         assert served_serial(server) == former
         assert server.request("GET", "/readyz").status == 200
-
-
-def said(server: Server, words: str) -> bool:
-    return words in server.log.read_text()
 
 
 def test_the_end_of_the_certificate_is_a_metric(server: Server) -> None:
