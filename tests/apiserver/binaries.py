@@ -12,7 +12,8 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,8 +26,6 @@ MODULE = Path(__file__).parent
 PROGRAMS = ("kube-apiserver", "kubectl", "kube-controller-manager")
 OLDEST_GO = (1, 26)
 REMEDY = "set KUBEBUILDER_ASSETS to a folder that has it, or put Go 1.26 or newer on PATH to build it"
-
-Report = Callable[[str], None]
 
 
 def kubernetes_version() -> str:
@@ -43,10 +42,10 @@ def cache() -> Path:
     return base / "envoy-sidecar-injector" / f"kubernetes-{kubernetes_version()}"
 
 
-def kubernetes(program: str, report: Report = print) -> Path:
+def kubernetes(program: str) -> Path:
     """The path of a Kubernetes program; ends the test if it is nowhere and cannot be built.
 
-    A build takes minutes, so `report` is told before it starts.
+    A build takes minutes, so it is announced on stderr before it starts.
     """
     found = assets(program) or cached(program)
     if found is not None:
@@ -55,7 +54,7 @@ def kubernetes(program: str, report: Report = print) -> Path:
     if go is None:
         needs.missing(program, REMEDY)
     with only_one(cache() / ".lock"):
-        return cached(program) or build(go, program, report)
+        return cached(program) or build(go, program)
 
 
 def etcd() -> Path:
@@ -91,11 +90,12 @@ def usable_go() -> str | None:
     return go if numbers and (int(numbers[1]), int(numbers[2])) >= OLDEST_GO else None
 
 
-def build(go: str, program: str, report: Report) -> Path:
+def build(go: str, program: str) -> Path:
     """Compiles one program into the cache; nobody ever sees half a file."""
     target = cache() / program
     unfinished = target.with_name(f".{program}.{os.getpid()}")
-    report(f"building {program} {kubernetes_version()} into {cache()} (some minutes, once per machine)")
+    announcement = f"building {program} {kubernetes_version()} into {cache()}: some minutes, once per machine"
+    print(announcement, file=sys.stderr)
     command = [
         go,
         "build",

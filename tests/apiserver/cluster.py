@@ -17,6 +17,10 @@ Object = dict[str, Any]
 Input = str | Object | Sequence[Object]
 
 
+class KubectlError(AssertionError):
+    """kubectl failed where the test expected success."""
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """What a kubectl command printed, and its exit code."""
@@ -33,12 +37,11 @@ class Result:
 
     @property
     def object(self) -> Object:
+        """What `-o json` printed. Raises KubectlError if the command failed."""
+        if self.code:
+            raise KubectlError(self.stderr)
         loaded: Object = json.loads(self.stdout)
         return loaded
-
-
-class KubectlError(AssertionError):
-    """kubectl failed where the test expected success."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import pytest
 from tests.apiserver.cluster import Cluster, Object, Result
 from tests.apiserver.injector import CHECKOUT, OURS, Injector
 from tests.apiserver.objects import (
+    IMAGE,
     INIT,
     OPT_OUT,
     SIDECAR,
@@ -84,6 +85,11 @@ def test_a_dry_run_stores_nothing(create: Create, kubernetes: Cluster, shop: str
 def test_what_the_offline_command_prints_is_stored_as_it_is(create: Create, kubernetes: Cluster, shop: str) -> None:
     create(injected_offline(pod("offline")))
     assert set(kubernetes.looks(OURS, "offline", shop)) == {False}
+
+
+def test_an_author_who_forges_our_marker_does_not_run_his_own_image_under_our_name(create: Create) -> None:
+    forged = pod(annotations={"version": "0.1.0"}, initContainers=[container(SIDECAR, restartPolicy="Always")])
+    assert sidecar(create(forged).object)["image"] != IMAGE
 
 
 def test_a_copy_for_debugging_with_its_annotations_is_left_as_it_is(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.apiserver.admissions import durations
+from tests.apiserver.admissions import MEASURED, durations
 from tests.apiserver.cluster import Cluster, Object
 from tests.apiserver.creator import creating
 from tests.apiserver.injector import Injector
@@ -26,6 +26,7 @@ class Storm:
     answers: list[int]
     pods: list[Object]
     calls: list[int]
+    measured: list[str]
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +35,8 @@ def storm(
     installation: Installation,
     webhook: Injector,
     new_namespace: Callable[..., str],
-    report: Callable[[str], None],
 ) -> Storm:
-    """Creates the pods of one workload, named as a ReplicaSet names them, and reports what it took."""
+    """Creates the pods of one workload, named as a ReplicaSet names them."""
     shop, one = new_namespace(), generated(pod(labels={"app": "cart"}), "cart-")
     calls = [replica.requests() for replica in webhook.replicas]
     before, cpu, began = durations(kubernetes, WEBHOOK), webhook.cpu_seconds(), time.monotonic()
@@ -44,19 +44,22 @@ def storm(
         answers = list(pool.map(creator.create, [one] * PODS))
     rate, seen = PODS / (time.monotonic() - began), durations(kubernetes, WEBHOOK) - before
     cost = (webhook.cpu_seconds() - cpu) / seen.calls
-    replicas = len(webhook.replicas)
-    report(f"{PODS} pods by {CLIENTS} clients at {rate:.0f}/s, {seen.calls} calls to {replicas} replicas")
-    report(f"the API server's own duration of a call: p50 {ms(seen.quantile(0.5))}, p99 {ms(seen.quantile(0.99))}")
-    report(f"CPU of the webhook per call: {ms(cost)}")
     calls = [replica.requests() - count for replica, count in zip(webhook.replicas, calls, strict=True)]
-    return Storm(answers, kubernetes.get("pods", "-n", shop)["items"], calls)
+    measured = [
+        f"{PODS} pods by {CLIENTS} clients at {rate:.0f}/s, {seen.calls} calls to {len(calls)} replicas",
+        f"the API server's own duration of a call: p50 {ms(seen.quantile(0.5))}, p99 {ms(seen.quantile(0.99))}",
+        f"CPU of the webhook per call: {ms(cost)}",
+    ]
+    return Storm(answers, kubernetes.get("pods", "-n", shop)["items"], calls, measured)
 
 
 def ms(seconds: float) -> str:
     return f"{seconds * 1e3:.2f} ms"
 
 
-def test_every_pod_is_created(storm: Storm) -> None:
+def test_every_pod_is_created(storm: Storm, record_property: Callable[[str, object], None]) -> None:
+    for line in storm.measured:
+        record_property(MEASURED, line)
     assert storm.answers == [201] * PODS
 
 
