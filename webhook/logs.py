@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import stat
+import sys
 import traceback
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -48,6 +49,12 @@ def start(line_format: Literal["json", "text"], level: str, on_drop: Callable[[]
     root = logging.getLogger()
     root.handlers = [Lines(_unblocked(1), line_format, on_drop)]
     root.setLevel(level.upper())
+    sys.unraisablehook = _tell_unraisable
+
+
+def _tell_unraisable(what: "sys.UnraisableHookArgs") -> None:
+    """Such as a client's server name that is no text: a line like any other, not a traceback in between."""
+    logging.getLogger("webhook").warning("ignored", exc_info=what.exc_value)
 
 
 def _unblocked(descriptor: int) -> int:

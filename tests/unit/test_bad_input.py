@@ -5,6 +5,7 @@ import json
 import select
 import socket
 import ssl
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -14,7 +15,7 @@ from typing import Any
 import jsonpatch
 import pytest
 
-from tests import build
+from tests import build, needs
 from tests.serving import JSON, Answer, Server, receive, run, serving
 from webhook.app import ENDPOINTS, MAX_BODIES, MAX_BODY
 from webhook.connection import MAX_HEAD, REQUEST_SECONDS
@@ -304,6 +305,14 @@ def test_bytes_that_are_no_http_end_the_connection(server: Server, sent: bytes) 
         connection.sendall(sent)
         assert receive(connection).status == 400
         assert ends(connection)
+
+
+def test_a_server_name_that_is_no_text_is_one_line_in_the_log(server: Server) -> None:
+    openssl = needs.binary("openssl", "install openssl")
+    command = [str(openssl), "s_client", "-connect", f"localhost:{server.port}", "-servername", "h\xff"]
+    subprocess.run(command, input=b"", capture_output=True, check=False)
+    wait_for(lambda: server.events("ignored"))
+    assert all(line.startswith("{") for line in server.log.read_text().splitlines())
 
 
 def test_headers_without_end_are_cut_off(server: Server) -> None:
