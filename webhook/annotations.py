@@ -5,10 +5,12 @@ to the pod is not known here.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any
+
+import msgspec
 
 from webhook.pod import INJECT_LABEL, MARKERS, PREFIX
 from webhook.settings import AccessLog, Form, LogLevel, Mode, Settings
@@ -30,12 +32,15 @@ from webhook.values import (
     share_or,
 )
 
+MAX_KEPT = 4 * 1024  # characters of annotations whose result is kept
 MAX_VALUE = 16 * 1024  # characters; 128 entries of the longest kind fit twice
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choices:
-    """What one pod gets: the operator's defaults, with the author's annotations over them."""
+class Choices(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What one pod gets: the operator's defaults, with the author's annotations over them.
+
+    A Struct, for its hash and its `replace`: both are on the path of every admission.
+    """
 
     mode: Mode
     form: Form
@@ -250,7 +255,6 @@ TABLE: tuple[Annotation, ...] = (
 )
 
 BY_KEY: Mapping[str, Annotation] = {row.key: row for row in TABLE}
-_NOT_OURS_TO_READ = frozenset({*MARKERS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,20 +275,28 @@ def defaults(settings: Settings) -> Choices:
 
 def parse(annotations: Mapping[str, str], settings: Settings) -> Parsed:
     """The author's choices over the operator's defaults. Never raises: a bad value is a problem in the result."""
+    ours = tuple(sorted((key, value) for key, value in annotations.items() if key.startswith(PREFIX)))
+    small = sum(len(key) + len(value) for key, value in ours) <= MAX_KEPT
+    return (_parse if small else _parse.__wrapped__)(ours, settings)
+
+
+@lru_cache(maxsize=512)
+def _parse(ours: tuple[tuple[str, str], ...], settings: Settings) -> Parsed:
+    """Kept, since the pods of one workload share their annotations."""
     chosen: dict[str, Any] = {}
     given, problems, unknown = [], [], []
-    for key in sorted(key for key in annotations if key.startswith(PREFIX) and key not in _NOT_OURS_TO_READ):
+    for key, text in ours:
         row = BY_KEY.get(key)
         if row is None:
-            unknown.append(_describe_unknown(key))
+            unknown += [] if key in MARKERS else [_describe_unknown(key)]
             continue
         given.append(row)
         try:
-            value = _parse_value(row, annotations[key])
+            value = _parse_value(row, text)
             chosen[row.field] = row.join(getattr(defaults(settings), row.field), value) if row.join else value
         except ValueError as error:
-            problems.append(f"{key}: {quote(annotations[key])}: {error}")
-    choices = replace(defaults(settings), **chosen) if chosen else defaults(settings)
+            problems.append(f"{key}: {quote(text)}: {error}")
+    choices = msgspec.structs.replace(defaults(settings), **chosen)
     return Parsed(choices, tuple(given), tuple(problems), tuple(unknown))
 
 

@@ -4,12 +4,14 @@ Each sentence says where, what, and what to do. Which of them refuse the pod is 
 """
 
 from collections.abc import Iterator
-from dataclasses import astuple, replace
+from dataclasses import astuple
 from typing import Any, Literal
+
+import msgspec
 
 from webhook import pod as pods
 from webhook.annotations import BY_KEY, Annotation, Choices
-from webhook.pod import PREFIX, Container, Pod, SecurityContext
+from webhook.pod import PREFIX, Pod, SecurityContext
 from webhook.settings import PORTS, Settings
 from webhook.values import ZERO, Percent, Ports, Quantity, quote, show_ports
 
@@ -55,37 +57,35 @@ def port_conflicts(pod: Pod) -> Iterator[str]:
 
 
 def privilege_conflicts(pod: Pod, settings: Settings) -> Iterator[str]:
-    yield from _id_conflicts("the pod", pod.spec.security_context, settings)
+    for problem in _id_conflicts(pod.spec.security_context, settings):
+        yield f"the pod: {problem}"
     for container in pods.all_containers(pod):
-        where = f"container {quote(container.name)}"
-        yield from _id_conflicts(where, container.security_context, settings)
-        if _may_change_rules(container):
-            yield f"{where} has NET_ADMIN or is privileged, and could undo the redirection; drop that"
+        for problem in _conflicts(container.security_context, settings):
+            yield f"container {quote(container.name)}: {problem}"
 
 
-def _id_conflicts(where: str, context: SecurityContext | None, settings: Settings) -> Iterator[str]:
+def _conflicts(context: SecurityContext | None, settings: Settings) -> Iterator[str]:
+    if context is None:
+        return
+    yield from _id_conflicts(context, settings)
+    added = (context.capabilities and context.capabilities.add) or ()
+    if context.privileged or any(name.upper().removeprefix("CAP_") in ("NET_ADMIN", "ALL") for name in added):
+        yield "it has NET_ADMIN or is privileged, and could undo the redirection; drop that"
+
+
+def _id_conflicts(context: SecurityContext | None, settings: Settings) -> Iterator[str]:
     if context is None:
         return
     uid, gid = settings.sidecar.uid, settings.sidecar.gid
-    if context.run_as_user == uid:
-        yield f"{where}: runAsUser {uid} is the sidecar's; its traffic would not be redirected; choose another"
-    for name, groups in (
-        ("runAsGroup", (context.run_as_group,)),
-        ("fsGroup", (context.fs_group,)),
-        ("supplementalGroups", context.supplemental_groups or ()),
-    ):
-        if gid in groups:
-            yield f"{where}: {name} {gid} is the sidecar's; its traffic would not be redirected; choose another"
-
-
-def _may_change_rules(container: Container) -> bool:
-    context = container.security_context
-    if context is None:
-        return False
-    added = (context.capabilities and context.capabilities.add) or ()
-    return bool(context.privileged) or any(
-        capability.upper().removeprefix("CAP_") in ("NET_ADMIN", "ALL") for capability in added
-    )
+    used = {
+        f"runAsUser {uid}": context.run_as_user == uid,
+        f"runAsGroup {gid}": context.run_as_group == gid,
+        f"fsGroup {gid}": context.fs_group == gid,
+        f"supplementalGroups {gid}": gid in (context.supplemental_groups or ()),
+    }
+    for name, conflicts in used.items():
+        if conflicts:
+            yield f"{name} is the sidecar's; its traffic would not be redirected; choose another"
 
 
 # Resources
@@ -109,7 +109,7 @@ def resolve(choices: Choices, pod: Pod) -> tuple[Choices, tuple[str, ...]]:
                     f"{PREFIX}{resource}-{kind}: {share} of nothing: no container of the pod has a {resource} {kind}"
                 )
             resolved[field] = share.of(whole, step)
-    choices = replace(choices, **resolved) if resolved else choices
+    choices = msgspec.structs.replace(choices, **resolved)
     return choices, tuple(problems) or tuple(_above_limit(choices))
 
 

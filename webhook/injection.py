@@ -8,7 +8,7 @@ from what its author wrote, and whatever differs from that is repaired.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import msgspec
 
@@ -84,9 +84,10 @@ def inject_decoded(received: Pod, raw: bytes | msgspec.Raw, level: Level, settin
         pod = msgspec.convert(pods.without_parts(document), Pod)
     match policy.decide(pod, level, settings):
         case Inject(choices, given, warnings):
-            parts = sidecar.render(choices, pods.service_name(pod), settings)
+            service = pods.service_name(pod)
             if document is None:
-                return Injected("added", _add(parts, _shape(pod)), choices, given, warnings)
+                return Injected("added", _add(choices, service, _shape(pod), settings), choices, given, warnings)
+            parts = sidecar.render(choices, service, settings)
             operations = _operations(parts, pod.spec.containers[0].name, document)
             if not operations:
                 return Unchanged(choices, given, warnings)
@@ -106,8 +107,7 @@ def _leave(pod: Pod, reason: SkipReason, warnings: tuple[str, ...]) -> Outcome:
     return Skipped(reason, warnings)
 
 
-@dataclass(frozen=True, slots=True)
-class _Shape:
+class _Shape(NamedTuple):
     """All that the patch of a pod without parts depends on, apart from the parts."""
 
     labels: bool
@@ -128,9 +128,9 @@ def _shape(pod: Pod) -> _Shape:
     )
 
 
-@lru_cache(maxsize=4096)
-def _add(parts: Parts, shape: _Shape) -> bytes:
-    """The patch for a pod that has none of the parts: the pods of one workload share it."""
+@lru_cache(maxsize=256)
+def _add(choices: Choices, service: str, shape: _Shape, settings: Settings) -> bytes:
+    """The patch for a pod that has none of the parts: the pods of one workload share it, and 256 take 2 MB."""
     metadata: dict[str, Any] = {}
     spec: dict[str, Any] = {"containers": []}
     if shape.labels:
@@ -142,6 +142,7 @@ def _add(parts: Parts, shape: _Shape) -> bytes:
         spec["initContainers"] = []
     if shape.volumes:
         spec["volumes"] = []
+    parts = sidecar.render(choices, service, settings)
     return msgspec.json.encode(_operations(parts, shape.default_container or "", {"metadata": metadata, "spec": spec}))
 
 

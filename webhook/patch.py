@@ -5,12 +5,14 @@ removed where it already stands.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 Operation = dict[str, Any]
 Item = Mapping[str, Any]
 
 
+@lru_cache(maxsize=256)
 def pointer(*tokens: str | int) -> str:
     """A JSON Pointer to these tokens, escaped (RFC 6901, section 3)."""
     return "".join("/" + str(token).replace("~", "~0").replace("/", "~1") for token in tokens)

@@ -55,7 +55,7 @@ class Rules:
     ipv6: str
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=64)
 def render(wanted: Redirection) -> Rules:
     """The rules for both families."""
     return Rules(ipv4=_family(wanted, ipv6=False), ipv6=_family(wanted, ipv6=True))

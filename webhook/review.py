@@ -169,7 +169,7 @@ def _encode(response: dict[str, Any]) -> bytes:
     return _ENCODER.encode({"apiVersion": API_VERSION, "kind": "AdmissionReview", "response": response})
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)
 def _base64(patch: bytes) -> str:
     """Base64, as the contract asks; kept, since the pods of one workload share their patch."""
     return base64.b64encode(patch).decode()

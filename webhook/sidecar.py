@@ -6,7 +6,6 @@ what was sent. Where each part goes in the pod is said here too; how it gets the
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -35,9 +34,9 @@ TOKEN_DIRECTORY = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 
 BUSYBOX = f"{RUN_DIRECTORY}/busybox"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Parts:
-    """What is added, and where: at the head or the end of each list. Compared by identity: `render` is cached."""
+    """What is added, and where: at the head or the end of each list."""
 
     first_init_containers: tuple[Document, ...]
     last_init_containers: tuple[Document, ...]
@@ -47,7 +46,6 @@ class Parts:
     annotations: Mapping[str, str]
 
 
-@lru_cache(maxsize=4096)
 def render(choices: Choices, service: str, settings: Settings) -> Parts:
     """The parts for a pod of `service` that gets `choices`."""
     envoy = _envoy(choices, service, settings)

@@ -8,6 +8,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 MAX_ENTRIES = 128  # of any list: every entry becomes an iptables rule or an xDS subscription
 
@@ -43,6 +44,7 @@ class Quantity:
     nano: int
     binary: bool = False
 
+    @lru_cache(maxsize=256)  # noqa: B019  of values, not of instances: equal ones share an entry
     def __str__(self) -> str:
         whole_bytes = self.nano % _NANO == 0 and self.nano >= 1024 * _NANO
         return self._in_units(_BINARY if self.binary and whole_bytes else _DECIMAL)
