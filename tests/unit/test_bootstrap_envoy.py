@@ -1,0 +1,42 @@
+"""The real Envoy accepts the bootstrap, alone and with what a pod lays over it, and warns of nothing."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from controlplane.bootstrap import AccessLog, Bootstrap, overlay, render
+from tests import envoy
+
+pytestmark = pytest.mark.envoy
+
+FILES = render(Bootstrap())
+UNUSUAL = render(Bootstrap(max_connections=1, connect_timeout_seconds=3600, upgrades=("h2c", "TLS/1.0")))
+
+
+def validate(folder: Path, bootstrap: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    (folder / "bootstrap.json").write_text(bootstrap)
+    command = [str(envoy.binary()), "--mode", "validate", "--log-level", "warning", "-c", "bootstrap.json"]
+    return subprocess.run([*command, *arguments], cwd=folder, text=True, capture_output=True, check=False)
+
+
+@pytest.mark.parametrize("text", [*FILES.values(), *UNUSUAL.values()], ids=[*FILES, *(f"unusual-{n}" for n in UNUSUAL)])
+def test_envoy_accepts_it_without_a_warning(tmp_path: Path, text: str) -> None:
+    validated = validate(tmp_path, text)
+    assert validated.returncode == 0
+    assert validated.stderr == ""  # where deprecated and unknown fields are named
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("choice", ["off", "errors", "all"])
+def test_envoy_accepts_it_with_the_overlay_of_a_pod(tmp_path: Path, name: str, choice: AccessLog) -> None:
+    laid_over = overlay(node_metadata={"namespace": "shop", "upstreams": "a,b"}, access_log=choice)
+    validated = validate(tmp_path, FILES[name], "--config-yaml", json.dumps(laid_over))
+    assert (validated.returncode, validated.stderr) == (0, "")
+
+
+def test_a_deprecated_field_would_be_seen(tmp_path: Path) -> None:
+    document = json.loads(FILES["bootstrap-ipv4.json"])
+    document["static_resources"]["clusters"][0]["http2_protocol_options"] = {}
+    assert "deprecated" in validate(tmp_path, json.dumps(document)).stderr
