@@ -1,7 +1,7 @@
 """Log lines: one line of JSON or text for each record, written without ever waiting for whoever reads them.
 
 A record's fields are its `facts`. No value can start a new line, move a terminal's cursor, pose as another field or
-fill a disk: values are escaped, and cut at 256 characters. Of an exception, type and place are shown, not the
+fill a disk: values are escaped, and those of a long line cut. Of an exception, type and place are shown, not the
 message, which may quote a pod.
 """
 
@@ -13,11 +13,13 @@ import stat
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
+MAX_LINE = 1024  # bytes of JSON; in a longer one, or one that is not plain ASCII, every value is made safe
 MAX_VALUE = 256  # characters
 _PLAIN = re.compile(r"[\w.,:/+-]+", re.ASCII)
 
@@ -71,20 +73,12 @@ def _fields(record: logging.LogRecord) -> dict[str, Fact]:
     fields: dict[str, Fact] = {
         "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
         "level": record.levelname,
-        "event": _short(record.getMessage()),
+        "event": record.getMessage(),
+        **record.__dict__.get("facts", {}),
     }
-    facts: Mapping[str, Any] = record.__dict__.get("facts", {})
-    for name, value in facts.items():
-        fields[name] = _short(value) if isinstance(value, str) else value
     if record.exc_info:
         fields |= _exception(record.exc_info[1])
     return fields
-
-
-def _short(value: str) -> str:
-    if not (value.isascii() and value.isprintable()):
-        value = value.encode("unicode_escape").decode("ascii")
-    return value if len(value) <= MAX_VALUE else f"{value[:MAX_VALUE]}..."
 
 
 def _exception(error: BaseException | None) -> dict[str, Fact]:
@@ -94,13 +88,25 @@ def _exception(error: BaseException | None) -> dict[str, Fact]:
 
 
 def _json(fields: Mapping[str, Fact]) -> bytes:
-    return msgspec.json.encode(fields) + b"\n"
+    with suppress(UnicodeEncodeError):
+        line = msgspec.json.encode(fields)  # escapes control characters
+        if line.isascii() and len(line) <= MAX_LINE:
+            return line + b"\n"
+    return msgspec.json.encode({name: _short(value) for name, value in fields.items()}) + b"\n"
 
 
 def _text(fields: Mapping[str, Fact]) -> bytes:
-    time, level, event, *facts = fields.items()
+    time, level, event, *facts = ((name, _short(value)) for name, value in fields.items())
     words = [str(time[1]), str(level[1]), _word(event[1]), *(f"{name}={_word(value)}" for name, value in facts)]
     return (" ".join(words) + "\n").encode()
+
+
+def _short(value: Fact) -> Fact:
+    if not isinstance(value, str):
+        return value
+    if not (value.isascii() and value.isprintable()):
+        value = value.encode("unicode_escape").decode("ascii")
+    return value if len(value) <= MAX_VALUE else f"{value[:MAX_VALUE]}..."
 
 
 def _word(value: Fact) -> str:
