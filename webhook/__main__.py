@@ -108,8 +108,14 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     serve.add_argument("--settings", metavar="FILE", type=Path, help="the operator's settings; none: the defaults")
     serve.add_argument("--tls-dir", metavar="DIR", dest="tls_directory", help="holds tls.crt and tls.key")
     serve.add_argument("--address", metavar="IP", help="to listen on; :: is every address of both families")
-    serve.add_argument("--port", metavar="N", type=int, help="of admissions, HTTPS; 0: any that is free")
-    serve.add_argument("--metrics-port", metavar="N", type=int, help="of metrics and probes, HTTP; 0: any")
+    serve.add_argument("--port", metavar="N", type=_port, help="of admissions, HTTPS; 0: any that is free")
+    serve.add_argument("--metrics-port", metavar="N", type=_port, help="of metrics and probes, HTTP; 0: any")
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port, 0 to 65535")
+    return int(text)
 
 
 def _add(

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from ipaddress import ip_address
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -51,12 +52,12 @@ def run_serve(file: Path | None, options: Mapping[str, Any]) -> int:
 
 
 def _run(settings: Settings) -> int:
-    counted = Metrics(settings.hash)
-    logs.start(settings.server.log_format, settings.server.log_level, counted.log_lines_dropped.inc)
+    own, counted = settings.server, Metrics(settings.hash)
+    logs.start(own.log_format, own.log_level, counted.log_lines_dropped.inc)
     try:
-        certificate = Certificate(Path(settings.server.tls_directory))
-        sockets = [_bind(settings.server.address, port) for port in _ports(settings)]
-    except (CertificateError, OSError) as error:
+        certificate = Certificate(Path(own.tls_directory))
+        sockets = [_bind(own.address, port) for port in (own.port, own.metrics_port)]
+    except (CertificateError, OSError, ValueError) as error:
         print(f"webhook: {error}", file=sys.stderr)
         return UNUSABLE
     _allow_many_connections()
@@ -64,15 +65,12 @@ def _run(settings: Settings) -> int:
     return OK
 
 
-def _ports(settings: Settings) -> tuple[int, int]:
-    return settings.server.port, settings.server.metrics_port
-
-
 def _bind(address: str, port: int) -> socket.socket:
     """A socket on this address; on `::`, of both families, or of IPv4 alone where the node has no IPv6.
 
-    Raises OSError, naming address and port.
+    Raises OSError or ValueError, naming what is wrong.
     """
+    ip_address(address)
     if address == "::" and not socket.has_dualstack_ipv6():
         address = "0.0.0.0"  # noqa: S104  the operator's default
     family = socket.AF_INET6 if ":" in address else socket.AF_INET

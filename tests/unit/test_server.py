@@ -144,6 +144,15 @@ def test_an_address_that_the_machine_does_not_have_ends_with_code_2(tmp_path: Pa
     assert "192.0.2.1" in refused(tmp_path, "--tls-dir", str(tls), "--address", "192.0.2.1", "--port", "0")
 
 
+@pytest.mark.parametrize("port", ["70000", "-1", "http"])
+def test_a_port_that_is_none_ends_with_code_2(tmp_path: Path, port: str) -> None:
+    assert f"'{port}'" in refused(tmp_path, f"--port={port}")
+
+
+def test_an_address_that_is_none_ends_with_code_2(tmp_path: Path, tls: Path) -> None:
+    assert "'webhook.local'" in refused(tmp_path, "--tls-dir", str(tls), "--address", "webhook.local", "--port", "0")
+
+
 def test_every_problem_in_the_settings_is_told_before_anything_else(tmp_path: Path) -> None:
     said = refused(tmp_path, "--tls-dir", "/nowhere", settings="server: {port: 70000}\nsidecar: {mode: both}\n")
     assert "server.port" in said
