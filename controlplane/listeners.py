@@ -1,7 +1,8 @@
 """The static listeners. Traffic passes through them unchanged, whether or not there is a control plane.
 
-What Envoy changes by default is switched off here, each with its reason; what it cannot leave alone (x-request-id,
-x-forwarded-proto, chunking) stays.
+What Envoy changes by default is switched off here. What cannot be: it adds x-request-id and x-forwarded-proto, chunks
+anew, speaks HTTP/1.1 to a server whose client speaks 1.0, makes `GET http://host/path` a `GET /path` (so ports of
+forward proxies are to be opaque), and answers 404 to `OPTIONS *`.
 """
 
 from collections.abc import Sequence
@@ -136,7 +137,6 @@ _TRANSPARENT: Json = {
     "http_protocol_options": {
         "accept_http_10": True,
         "default_host_for_http_10": "localhost",  # without a Host, Envoy answers 400
-        "allow_absolute_url": False,  # a request to a forward proxy keeps its absolute form
         "enable_trailers": True,
         "header_key_format": PRESERVE_CASE,
     },
@@ -145,13 +145,13 @@ _TRANSPARENT: Json = {
 
 
 def _everything(cluster: str) -> list[Json]:
-    """CONNECT is no path. The empty prefix also matches `*` of OPTIONS and a forward proxy's absolute form."""
+    """Every request; CONNECT has no path."""
     unhurried = {
         "cluster": cluster,
         "timeout": "0s",  # 15 s by default
         "max_stream_duration": {"grpc_timeout_header_max": "0s"},
     }
-    matches: tuple[Json, ...] = ({"connect_matcher": {}}, {"prefix": ""})
+    matches: tuple[Json, ...] = ({"connect_matcher": {}}, {"prefix": "/"})
     return [{"match": match, "route": unhurried} for match in matches]
 
 

@@ -37,6 +37,19 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=5) as con
     sys.stdout.write(connection.makefile().readline())
 """
 
+_SEND = """
+import socket, sys
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=2) as connection:
+    try:
+        connection.sendall(sys.stdin.buffer.read())
+        answer = b""
+        while answer.count(b"\\r\\n\\r\\n") < int(sys.argv[3]) and (came := connection.recv(65536)):
+            answer += came
+    except OSError:
+        pass
+    sys.stdout.buffer.write(answer)
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
@@ -67,12 +80,23 @@ class Namespace:
     @contextmanager
     def listening(self, name: str, ports: Sequence[int], *, uid: int = 0) -> Iterator[None]:
         """Listeners on these ports, which say `name`."""
-        source = (CHECKOUT / "tests/dataplane/listen.py").read_text()
-        command = self.wrap(PYTHON, "-I", "-c", source, name, *map(str, ports), uid=uid, gid=uid)
-        log = self.folder / f"{name}.log"
-        with running(command, log):
-            eventually(lambda: self.all_open(ports), f"{name} listens, see {log}")
+        with self.serving("listen.py", name, *map(str, ports), ports=ports, uid=uid):
             yield
+
+    @contextmanager
+    def serving(self, program: str, *arguments: str, ports: Sequence[int], uid: int = 0) -> Iterator[None]:
+        """A program of this folder, once it listens on `ports`."""
+        source = (Path(__file__).parent / program).read_text()
+        command = self.wrap(PYTHON, "-I", "-c", source, *arguments, uid=uid, gid=uid)
+        log = self.folder / f"{program}.log"
+        with running(command, log):
+            eventually(lambda: self.all_open(ports), f"{program} listens, see {log}")
+            yield
+
+    def send(self, address: str, port: int, request: bytes, *, uid: int = 0, blank_lines: int = 99) -> bytes:
+        """What comes back until that many blank lines, until the other side closes, or is silent for two seconds."""
+        command = self.wrap(PYTHON, "-I", "-c", _SEND, address, str(port), str(blank_lines), uid=uid, gid=uid)
+        return subprocess.run(command, input=request, check=True, capture_output=True).stdout
 
     def all_open(self, ports: Sequence[int]) -> bool:
         """Whether something listens on each of these ports, for both families."""
