@@ -86,7 +86,7 @@ class Cluster:
 
         def annotations() -> Mapping[str, str] | None:
             with (self.directory / "audit.log").open() as log:
-                for event in map(json.loads, log):
+                for event in (json.loads(line) for line in log if line.endswith("\n")):  # the last may be half
                     about = event["objectRef"]
                     asked = (about.get("name"), about.get("namespace"))
                     if asked == (name, namespace) and "dryRun" not in event["requestURI"]:
