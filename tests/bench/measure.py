@@ -48,7 +48,7 @@ class Plan:
     bursts: int
 
 
-FULL = Plan(rounds=7, starts=7, requests=2000, naive_requests=640, growth_requests=500, paced_seconds=4, bursts=3)
+FULL = Plan(rounds=5, starts=5, requests=2000, naive_requests=400, growth_requests=400, paced_seconds=3, bursts=2)
 QUICK = Plan(rounds=1, starts=1, requests=192, naive_requests=64, growth_requests=48, paced_seconds=0.4, bursts=1)
 
 
