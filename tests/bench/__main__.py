@@ -4,12 +4,13 @@ import argparse
 import os
 import platform
 import ssl
+import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from time import monotonic
 
-from tests.bench.measure import CPU_CONNECTIONS, FULL, QUICK, SIZES, measure
+from tests.bench.measure import CPU_CONNECTIONS, FULL, QUICK, SCALE, SIZES, measure
 from tests.bench.table import render, rows
 
 MISSED = 1  # exit code
@@ -22,12 +23,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.rounds:
         plan = replace(plan, rounds=options.rounds, starts=options.rounds)
     start, load = monotonic(), os.getloadavg()[0]
-    table = list(rows(measure(plan)))
+    samples = measure(plan)
+    table = list(rows(samples))
+    scale = statistics.median(samples.of[SCALE])
     print(render(table))
     print(
         f"\nReviews of {SIZES[0]} KB over TLS 1.3 with keep-alive; CPU at {CPU_CONNECTIONS} connections.\n"
         f"{plan.rounds} rounds, interleaved, in {monotonic() - start:.0f} s. Python {platform.python_version()}, "
-        f"{ssl.OPENSSL_VERSION}, {os.cpu_count()} CPUs; load average before the start: {load:.1f}."
+        f"{ssl.OPENSSL_VERSION}, {os.cpu_count()} CPUs.\n"
+        f"For scale: json.loads of one review took {scale:.0f} µs; load average before the start: {load:.1f}."
     )
     return MISSED if not options.quick and any(row.missed for row in table) else 0
 

@@ -7,6 +7,7 @@ import base64
 import json
 import statistics
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -24,15 +25,20 @@ SIZES = (10, 32, 64, 128)  # KB
 CPU_CONNECTIONS, LATENCY_CONNECTIONS, PACED_CONNECTIONS, FRESH_CONNECTIONS = 16, 64, 8, 64
 PER_SECOND = 50
 
-Metric = Literal["cpu", "growth", "p99", "paced_p50", "paced_p99", "burst_p50", "burst_p99", "start", "idle", "used"]
+Metric = Literal[
+    "cpu", "growth", "p99", "paced_p50", "paced_p99", "burst_p50", "burst_p99", "start", "idle", "used", "scale"
+]
 
 
 class Figure(NamedTuple):
-    """One column of samples: what was measured (µs, µs per KB, ms, ms..., ms, MB, MB), of whom, with which bodies."""
+    """What was measured, of whom, with which bodies. CPU is in µs, latencies and starts in ms, memory in MB."""
 
     metric: Metric
     contestant: str
     differing: bool = False
+
+
+SCALE = Figure("scale", "machine")  # how fast the machine is just then
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +85,7 @@ def measure(plan: Plan) -> Samples:
         servers = {one.name: stack.enter_context(_started(one, tls, directory, samples)) for one in contestants}
         bodies = {differing: [Bodies(size * KB, differing) for size in SIZES] for differing in (False, True)}
         for _ in range(plan.rounds):
+            samples.add(SCALE, json_microseconds(next(bodies[False][0].take(1))))
             for differing, sizes in bodies.items():
                 for name_, server in servers.items():
                     _round(plan, Figure("cpu", name_, differing), server, sizes, samples)
@@ -152,6 +159,14 @@ def paced(server: Server, bodies: Bodies, seconds: float) -> list[float]:
     """Seconds of the answers to PER_SECOND requests a second."""
     with connections(server.target, PACED_CONNECTIONS) as sockets:
         return pace(server.target, sockets, bodies.take(round(seconds * PER_SECOND)), PER_SECOND).seconds
+
+
+def json_microseconds(body: bytes) -> float:
+    """The CPU time that this process takes to read `body`: absolute figures compare over runs only where it does."""
+    before = time.process_time()
+    for _ in range(200):
+        json.loads(body)
+    return (time.process_time() - before) / 200 * 1e6
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
