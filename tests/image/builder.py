@@ -5,6 +5,7 @@ This machine's pip configuration and certificates are mounted while building; no
 """
 
 import configparser
+import fcntl
 import json
 import os
 import re
@@ -30,11 +31,11 @@ class Image:
     """A built target."""
 
     store: "Store"
-    tag: str
+    id: str
 
     def config(self) -> dict[str, Any]:
         """The OCI image's `config`: Entrypoint, User, Env and the rest."""
-        inspected = json.loads(self.store.buildah("inspect", "--type", "image", self.tag).stdout)
+        inspected = json.loads(self.store.buildah("inspect", "--type", "image", self.id).stdout)
         config: dict[str, Any] = inspected["OCIv1"]["config"]
         return config
 
@@ -42,7 +43,7 @@ class Image:
         self, *command: str, stdin: str = "", env: Sequence[str] = (), wrapper: Sequence[str] = ()
     ) -> subprocess.CompletedProcess[str]:
         """Runs a command in a fresh container of this image, as the image's own user, and waits for its end."""
-        container = self.store.buildah("from", "--pull-never", self.tag).stdout.strip()
+        container = self.store.buildah("from", "--pull-never", self.id).stdout.strip()
         variables = [word for variable in env for word in ("--env", variable)]
         try:
             return self.store.buildah(
@@ -78,7 +79,6 @@ class Store:
         name = f"docker.io/library/{base_image()}"
         if self.buildah("images", "--quiet", name, check=False).stdout.strip():
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         archive = self.folder / "base.tar"
         release = RELEASES[base_image().split(":")[1].split(".")[0]]
         without = [f"--dpkgopt=path-exclude=/usr/share/{part}/*" for part in ("doc", "locale", "man")]
@@ -92,15 +92,20 @@ class Store:
         archive.unlink()
 
     def build(self, target: str) -> Image:
-        """Builds one target of the Dockerfile."""
-        self.make_base()
-        image = Image(self, f"localhost/envoy-sidecar-{target}:test")
+        """Builds one target of the Dockerfile; sessions that start together build one after the other."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self.make_base()
+            return self._build(target)
+
+    def _build(self, target: str) -> Image:
         mounts = [word for mount in _pip_mounts(self.folder) for word in ("--volume", mount)]
-        self.buildah(
-            "build", "--isolation", "chroot", "--network", "host", "--pull-never", "--layers", *mounts,
-            "--target", target, "--tag", image.tag, str(CHECKOUT),
+        built = self.buildah(
+            "build", "--quiet", "--isolation", "chroot", "--network", "host", "--pull-never", "--layers", *mounts,
+            "--target", target, "--tag", f"localhost/envoy-sidecar-{target}:test", str(CHECKOUT),
         )  # fmt: skip
-        return image
+        return Image(self, built.stdout.split()[-1])
 
 
 def _pip_mounts(folder: Path) -> list[str]:
