@@ -88,6 +88,10 @@ class Server:
         lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
         return [line for line in lines if line["event"] == name]
 
+    def cpu_seconds(self) -> float:
+        """User and system time so far, by the server's own count."""
+        return self.metric("process_cpu_seconds_total")
+
     def resident(self) -> int:
         """Bytes of memory in use (proc(5), VmRSS)."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()

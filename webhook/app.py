@@ -95,7 +95,8 @@ def _owner(pod: Pod) -> str:
 
 def _advise(asked: Review, level: Level, settings: Settings) -> list[Outcome]:
     templates = () if asked.object is None else workload.pods(asked.object)
-    return [inject(pod, level, settings) for pod in templates] or [Skipped("no_pods")]
+    # A workload has one; a List, which no API server sends, could keep everybody else waiting.
+    return [inject(pod, level, settings) for pod in templates[:1]] or [Skipped("no_pods")]
 
 
 def _facts(asked: Review, outcome: Outcome, owner: str) -> Facts:
@@ -120,7 +121,7 @@ class _RefusedError(Exception):
     """The request gets no AdmissionReview; the reason is a word for metrics, the message is for the client."""
 
     def __init__(self, status: int, reason: str, message: str) -> None:
-        self.answer = _Answer(status, TEXT, message.encode(), Facts("failed", reason))
+        self.answer = _Answer(status, TEXT, message.encode(errors="backslashreplace"), Facts("failed", reason))
         super().__init__(message)
 
 

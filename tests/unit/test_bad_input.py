@@ -172,6 +172,30 @@ def test_an_annotation_of_ours_of_200_kb_is_refused_in_a_few_words(server: Serve
     assert len(answer.body) < 2000
 
 
+LARGE = {
+    "unknown keys of ours": build.pod({f"k{number}": "v" for number in range(100_000)}),
+    "containers": build.pod(containers=[{"name": "a"}] * 200_000),
+    "containers under our name": build.pod(containers=[{"name": "envoy-sidecar"}] * 150_000),
+    "conflicting ports": build.pod(containers=[build.container(ports=[{"containerPort": 15001}] * 150_000)]),
+    "containers of a marked pod": build.pod({"version": "0"}, containers=[{"name": "a"}] * 200_000),
+}
+
+
+@pytest.mark.parametrize("pod", LARGE.values(), ids=LARGE.keys())
+def test_three_megabytes_of_one_thing_keep_nobody_waiting(server: Server, pod: dict[str, Any]) -> None:
+    before = server.cpu_seconds()
+    answer = server.post(json.dumps(build.review(pod)))
+    assert answer.status == 200
+    assert server.cpu_seconds() - before < 2  # a core of one replica; 0.1 to 0.5 s, seen
+
+
+def test_a_list_of_many_pods_keeps_nobody_waiting(server: Server) -> None:
+    document = {"apiVersion": "v1", "kind": "List", "items": [build.pod()] * 20_000}
+    before = server.cpu_seconds()
+    assert server.post(json.dumps(build.review(document)), "/advise").status == 200
+    assert server.cpu_seconds() - before < 2
+
+
 def test_quotes_and_control_characters_in_an_annotation_leave_the_answer_valid(server: Server) -> None:
     answer = server.post(json.dumps(build.review(build.pod({"mode": '"}]\n\x00{"\\\u2028'}))))
     assert not answer.response["allowed"]
