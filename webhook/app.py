@@ -23,7 +23,7 @@ from webhook.errors import MalformedReview
 from webhook.injection import Outcome, Rejected, Skipped, inject, inject_decoded
 from webhook.metrics import Metrics
 from webhook.pod import Pod
-from webhook.policy import Level
+from webhook.policy import Level, SkipReason
 from webhook.review import Review
 from webhook.settings import Settings
 
@@ -79,7 +79,7 @@ def handle(path: str, body: bytes, settings: Settings) -> tuple[bytes, Facts]:
 
 def _inject(asked: Review, level: Level, settings: Settings) -> tuple[Outcome, str]:
     if not asked.creates_pod:
-        return Skipped("not_pod_creation"), ""
+        return Skipped(SkipReason.NOT_POD_CREATION), ""
     if asked.object is None:
         raise MalformedReview("request.object: null; the creation of a pod has one")
     pod = pods.decode(asked.object)
@@ -88,15 +88,16 @@ def _inject(asked: Review, level: Level, settings: Settings) -> tuple[Outcome, s
 
 def _owner(pod: Pod) -> str:
     """Whose pod it is: its controller's, as kind/name; without one, its own."""
-    if pod.owner:
-        return f"{pod.owner.kind}/{pod.owner.name}"
+    owner = pod.owner
+    if owner:
+        return f"{owner.kind}/{owner.name}"
     return f"Pod/{pod.metadata.name or pod.metadata.generate_name or ''}"
 
 
 def _advise(asked: Review, level: Level, settings: Settings) -> list[Outcome]:
     templates = () if asked.object is None else workload.pods(asked.object)
     # A workload has one; a List, which no API server sends, could keep everybody else waiting.
-    return [inject(pod, level, settings) for pod in templates[:1]] or [Skipped("no_pods")]
+    return [inject(pod, level, settings) for pod in templates[:1]] or [Skipped(SkipReason.NO_PODS)]
 
 
 def _facts(asked: Review, outcome: Outcome, owner: str) -> Facts:

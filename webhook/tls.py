@@ -20,12 +20,7 @@ CERTIFICATE, KEY = "tls.crt", "tls.key"
 MAX_BYTES = 1 << 20  # of each file: a Secret holds no more
 
 
-@dataclass(frozen=True, slots=True)
-class _Version:
-    """Says, without reading them, whether the files are still those that were read last."""
-
-    directory: str
-    files: tuple[tuple[int, int, int], ...]  # inode, modification time in ns, size
+_Version = tuple[tuple[int, int, int], ...]  # of both files: inode, modification time in ns, size
 
 
 @dataclass(slots=True)
@@ -55,8 +50,8 @@ class Certificate:
         return _version(self.directory) != self._seen and self._load()
 
     def _load(self) -> bool:
+        self._seen = _version(self.directory)  # first: files that change from here on are read once more
         source = _resolve(self.directory)
-        self._seen = _version(self.directory)
         certificate, key = _read(source / CERTIFICATE), _read(source / KEY)
         not_after = _not_after(certificate, source / CERTIFICATE)
         self._current = _loaded(certificate, key, source)
@@ -87,11 +82,10 @@ def _resolve(directory: Path) -> Path:
 
 
 def _version(directory: Path) -> _Version | None:
-    """None if a file is missing."""
-    with suppress(CertificateError, OSError):
-        source = _resolve(directory)
-        stats = [(source / name).stat() for name in (CERTIFICATE, KEY)]
-        return _Version(str(source), tuple((stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in stats))
+    """Says, without reading them, whether the files are still those that were read last. None: one is missing."""
+    with suppress(OSError):
+        stats = [(directory / name).stat() for name in (CERTIFICATE, KEY)]
+        return tuple((stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in stats)
     return None
 
 
