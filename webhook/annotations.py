@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
+from webhook.errors import SettingsError
 from webhook.pod import INJECT_LABEL, MARKERS, PREFIX
 from webhook.settings import AccessLog, Form, LogLevel, Mode, Settings
 from webhook.values import (
@@ -94,6 +95,10 @@ def _join_cidrs(operators: tuple[str, ...], authors: tuple[str, ...]) -> tuple[s
     return tuple(dict.fromkeys((*operators, *authors)))
 
 
+def _words(choices: Any) -> str:
+    return ", ".join(f"`{word}`" for word in get_args(choices))
+
+
 _PORTS = "ports and ranges: `8080,9000-9010`"
 _CIDRS = "networks: `10.0.0.0/8,fd00::/8`"
 _CPU = "cores: `100m`, `0.5`; or `10%` of what the pod's own containers ask for"
@@ -104,8 +109,8 @@ TABLE: tuple[Annotation, ...] = (
         name="mode",
         field="mode",
         default="sidecar.mode",
-        parse=one_of("redirect", "tproxy", "none"),
-        values="`redirect`, `tproxy`, `none`",
+        parse=one_of(*get_args(Mode)),
+        values=_words(Mode),
         help="How traffic reaches the sidecar: redirected by iptables, redirected keeping the caller's address, "
         "or not at all (the application is pointed at it).",
         free=("redirect",),  # and `none` where PodSecurity forbids the others: policy.py
@@ -114,8 +119,8 @@ TABLE: tuple[Annotation, ...] = (
         name="sidecar",
         field="form",
         default="sidecar.form",
-        parse=one_of("native", "classic"),
-        values="`native`, `classic`",
+        parse=one_of(*get_args(Form)),
+        values=_words(Form),
         help="A native sidecar (an init container that keeps running) or a classic one (an ordinary container).",
     ),
     Annotation(
@@ -216,16 +221,16 @@ TABLE: tuple[Annotation, ...] = (
         name="log-level",
         field="log_level",
         default="sidecar.log_level",
-        parse=one_of("trace", "debug", "info", "warning", "error", "critical", "off"),
-        values="`trace`, `debug`, `info`, `warning`, `error`, `critical`, `off`",
+        parse=one_of(*get_args(LogLevel)),
+        values=_words(LogLevel),
         help="Envoy's own log.",
     ),
     Annotation(
         name="access-log",
         field="access_log",
         default="sidecar.access_log",
-        parse=one_of("off", "errors", "all"),
-        values="`off`, `errors`, `all`",
+        parse=one_of(*get_args(AccessLog)),
+        values=_words(AccessLog),
         help="Which requests and connections are logged.",
     ),
     Annotation(
@@ -256,6 +261,7 @@ TABLE: tuple[Annotation, ...] = (
 )
 
 BY_KEY: Mapping[str, Annotation] = {row.key: row for row in TABLE}
+_BY_NAME = {row.name: row for row in TABLE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +318,29 @@ def _describe_unknown(keys: Sequence[str]) -> Iterator[str]:
         if key == INJECT_LABEL:
             yield f"{key} is a label, not an annotation"
         else:
-            yield f"{quote(key, 80)} is no annotation of ours{did_you_mean(key, BY_KEY)}"
+            # Compared without the prefix: 17 equal characters would make any two keys alike.
+            near = did_you_mean(key.removeprefix(PREFIX), _BY_NAME)
+            yield f"{quote(key, 80)} is no annotation of ours{near.replace('mean ', f'mean {PREFIX}')}"
     if len(keys) > MAX_DESCRIBED:
         yield f"{len(keys) - MAX_DESCRIBED} more keys under {PREFIX} are no annotations of ours"
+
+
+def check_leash(settings: Settings, source: str) -> Settings:
+    """The same settings, if `authors.allow` speaks of annotations and values that there are.
+
+    Raises SettingsError: a leash that is misspelt holds nobody.
+    """
+    problems = []
+    for name, allowed in settings.authors.allow.items():
+        row = _BY_NAME.get(name)
+        if row is None:
+            problems.append(f"authors.allow.{name}: no such annotation{did_you_mean(name, _BY_NAME)}")
+            continue
+        for value in allowed if isinstance(allowed, tuple) else ():
+            try:
+                row.parse(value)
+            except ValueError as error:
+                problems.append(f"authors.allow.{name}: {quote(value)}: {error}")
+    if problems:
+        raise SettingsError(source, problems)
+    return settings

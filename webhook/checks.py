@@ -3,6 +3,7 @@
 Each sentence says where, what, and what to do. Which of them refuse the pod is the policy's business.
 """
 
+from bisect import bisect, bisect_left
 from collections.abc import Iterator
 from dataclasses import astuple
 from typing import Any, Literal
@@ -11,7 +12,7 @@ import msgspec
 
 from webhook import pod as pods
 from webhook.annotations import BY_KEY, Annotation, Choices
-from webhook.pod import PREFIX, Pod, SecurityContext
+from webhook.pod import PREFIX, Container, Pod, SecurityContext
 from webhook.settings import PORTS, Settings
 from webhook.values import ZERO, Percent, Ports, Quantity, quote, show_ports
 
@@ -23,6 +24,11 @@ MESH_PORTS = frozenset(astuple(PORTS)) - {PORTS.xds}  # the control plane listen
 
 
 # Pods that cannot work
+
+
+def combination(choices: Choices) -> Iterator[str]:
+    if choices.form == "classic" and choices.mode == "none":
+        yield f"{PREFIX}sidecar: classic does not go with mode none; use {PREFIX}sidecar: native"
 
 
 def pod_security(choices: Choices, level: Level) -> Iterator[str]:
@@ -51,12 +57,13 @@ def foreign_parts(pod: Pod) -> Iterator[str]:
 
 def port_conflicts(pod: Pod) -> Iterator[str]:
     for container in pods.all_containers(pod):
-        for port in container.ports or ():
-            if port.container_port in MESH_PORTS:
-                yield f"container {quote(container.name)}: port {port.container_port} is the sidecar's; choose another"
+        for port in MESH_PORTS.intersection(pods.tcp_ports(container)):
+            yield f"container {quote(container.name)}: port {port} is the sidecar's; choose another"
 
 
-def privilege_conflicts(pod: Pod, settings: Settings) -> Iterator[str]:
+def privilege_conflicts(pod: Pod, choices: Choices, settings: Settings) -> Iterator[str]:
+    if choices.mode == "none":
+        return  # there is no redirection to escape or undo
     for problem in _id_conflicts(pod.spec.security_context, settings):
         yield f"the pod: {problem}"
     for container in pods.all_containers(pod):
@@ -130,23 +137,44 @@ def _above_limit(choices: Choices) -> Iterator[str]:
             )
 
 
-def beyond_pod_resources(choices: Choices, pod: Pod) -> Iterator[str]:
+def beyond_pod_resources(choices: Choices, pod: Pod, settings: Settings) -> Iterator[str]:
     """What the API server would refuse without naming us (KEP-2837: pod-level resources)."""
-    for resource, _ in _RESOURCE_FIELDS if pod.spec.resources is not None else ():
+    if pod.spec.resources is None:
+        return
+    inits, containers = _with_ours(choices, pod, settings)
+    for resource, _ in _RESOURCE_FIELDS:
         request, limit = getattr(choices, f"{resource}_request"), getattr(choices, f"{resource}_limit")
         whole = pods.amount(pod.spec.resources, "requests", resource)
-        asked = pods.total_request(pod, resource) + request
+        asked = pods.total_request(inits, containers, resource)
         if whole is not None and asked > whole:
             yield (
                 f"spec.resources.requests.{resource} is {whole}, but the containers and the sidecar ask for {asked} "
-                f"({request} is the sidecar's): raise it to {asked} or more"
+                f"({request} is the sidecar's): set it to {asked} or more (where it is not written, the API server "
+                "takes what the containers ask for)"
             )
         most = pods.amount(pod.spec.resources, "limits", resource)
-        if most is not None and limit is not None and limit > most:
+        # The limits of init containers, native sidecars among them, are not held against the pod's.
+        if choices.form == "classic" and most is not None and limit is not None and limit > most:
             yield (
                 f"spec.resources.limits.{resource} is {most}, below the sidecar's limit of {limit}: "
                 f"raise it, or set {PREFIX}{resource}-limit"
             )
+
+
+def _with_ours(choices: Choices, pod: Pod, settings: Settings) -> tuple[list[Container], list[Container]]:
+    """The pod's init containers and containers, with ours where they will stand, as far as their requests go."""
+    native = choices.form == "native"
+    sidecar = _asking(choices.cpu_request, choices.memory_request, "Always" if native else None)
+    init = [_asking(settings.init.resources.cpu_request, settings.init.resources.memory_request, None)]
+    init = [] if choices.mode == "none" else init
+    if native:
+        return [*init, sidecar, *pod.init_containers], pod.spec.containers
+    return [*pod.init_containers, *init], [sidecar, *pod.spec.containers]
+
+
+def _asking(cpu: Quantity | Percent, memory: Quantity | Percent, restart_policy: str | None) -> Container:
+    requests: dict[str, str | int | float] = {"cpu": str(cpu), "memory": str(memory)}
+    return Container("", resources=pods.Resources(requests), restart_policy=restart_policy)
 
 
 # What may surprise
@@ -176,7 +204,8 @@ def _own_ports(pod: Pod, row: Annotation) -> Ports:
 
 
 def _undeclared(row: Annotation, ports: Ports, pod: Pod) -> Iterator[str]:
-    undeclared = tuple(ports_ for ports_ in ports if not pods.declares_port(pod, ports_))
+    declared = sorted({port for container in pods.all_containers(pod) for port in pods.tcp_ports(container)})
+    undeclared = tuple((first, last) for first, last in ports if bisect(declared, last) == bisect_left(declared, first))
     if undeclared:
         yield f"{row.name}: no container declares port {show_ports(undeclared[:3])}{'…' if undeclared[3:] else ''}"
 

@@ -137,7 +137,7 @@ def show(value: object) -> str:
     """A value as its annotation would be written."""
     match value:
         case None:
-            return "none"
+            return "no limit"
         case ():
             return "-"
         case ((int(), int()), *_):

@@ -7,7 +7,7 @@ from what its author wrote, and whatever differs from that is repaired.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import msgspec
@@ -51,7 +51,7 @@ class Skipped:
     """The pod stays as it is."""
 
     decision: ClassVar[str] = "skipped"
-    reason: str
+    reason: SkipReason
     warnings: tuple[str, ...] = ()
 
 
@@ -86,7 +86,10 @@ def inject_decoded(received: Pod, raw: bytes | msgspec.Raw, level: Level, settin
         case Inject(choices, given, warnings):
             service = pods.service_name(pod)
             if document is None:
-                return Injected("added", _add(choices, service, _shape(pod), settings), choices, given, warnings)
+                shape = _shape(pod)
+                # Nothing has validated the container's name yet, and what is kept must stay small.
+                add = _add if pods.is_label_value(shape.default_container or "x") else _add.__wrapped__
+                return Injected("added", add(choices, service, shape, settings), choices, given, warnings)
             parts = sidecar.render(choices, service, settings)
             operations = _operations(parts, pod.spec.containers[0].name, document)
             if not operations:
@@ -151,6 +154,10 @@ def _operations(parts: Parts, default_container: str, document: Mapping[str, Any
     metadata, spec = document["metadata"], document["spec"]
     annotations = metadata.get("annotations")
     wanted = dict(parts.annotations)
+    settle = partial(
+        sidecar.settle,
+        same_settings=(annotations or {}).get(pods.SETTINGS_ANNOTATION) == wanted[pods.SETTINGS_ANNOTATION],
+    )
     if pods.DEFAULT_CONTAINER_ANNOTATION not in (annotations or {}):
         wanted[pods.DEFAULT_CONTAINER_ANNOTATION] = default_container
     return [
@@ -162,14 +169,14 @@ def _operations(parts: Parts, default_container: str, document: Mapping[str, Any
             first=parts.first_init_containers,
             last=parts.last_init_containers,
             ours=pods.CONTAINERS,
-            settle=sidecar.settle,
+            settle=settle,
         ),
         *patch.arrange(
             "/spec/containers",
             spec.get("containers"),
             first=parts.first_containers,
             ours=pods.CONTAINERS,
-            settle=sidecar.settle,
+            settle=settle,
         ),
         *patch.keep("/spec/volumes", spec.get("volumes"), parts.volumes, ours=pods.VOLUMES),
     ]

@@ -16,6 +16,7 @@ import jsonpatch
 from webhook import documents, explain, injection, workload
 from webhook import pod as pods
 from webhook import settings as operator
+from webhook.annotations import check_leash
 from webhook.checks import Level
 from webhook.documents import Document
 from webhook.errors import MalformedDocument, MalformedReview, SettingsError, WebhookError
@@ -151,7 +152,7 @@ def run_explain(file: str, level: Level, settings_file: Path | None) -> int:
 def run_check(file: Path) -> int:
     """Prints `ok`, the hash and the effective settings, or every problem; an exit code."""
     try:
-        settings = operator.load(file)
+        settings = _settings(file)
     except SettingsError as error:
         return _complain(error)
     print(f"ok: {file}: settings hash {settings.hash}; in effect, defaults included:\n")
@@ -178,7 +179,7 @@ def _source(file: str) -> str:
 
 
 def _settings(file: Path | None) -> Settings:
-    return Settings() if file is None else operator.load(file)
+    return Settings() if file is None else check_leash(operator.load(file), str(file))
 
 
 def _complain(error: WebhookError) -> int:

@@ -5,15 +5,18 @@ what makes a 128 KB pod cheap, and checks the types of these, so that no later c
 belongs. Whatever is written goes into the patch, never through these types: unknown fields survive.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import msgspec
 
 from webhook.errors import MalformedReview
-from webhook.values import ZERO, PortRange, Quantity, contains, parse_quantity
+from webhook.values import ZERO, Quantity, parse_quantity
 
 _T = TypeVar("_T")
+_LABEL_VALUE = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", re.ASCII)
+_SCHEDULED = re.compile(r"-[0-9]{8,}$", re.ASCII)  # the minute that a CronJob adds to the name of its Job
 
 PREFIX = "envoy-sidecar.io/"
 INJECT_LABEL = f"{PREFIX}inject"
@@ -73,6 +76,7 @@ class Resources(_Read, frozen=True):
 
 class ContainerPort(_Read, frozen=True):
     container_port: int
+    protocol: str = "TCP"
 
 
 class VolumeMount(_Read, frozen=True):
@@ -164,16 +168,6 @@ def all_containers(pod: Pod) -> Iterator[Container]:
     yield from pod.spec.containers
 
 
-def has_parts(pod: Pod) -> bool:
-    """Whether anything in the pod carries a name of ours."""
-    return (
-        any(container.name in CONTAINERS for container in all_containers(pod))
-        or any(volume.name in VOLUMES for volume in pod.spec.volumes or ())
-        or INJECTED_LABEL in pod.labels
-        or any(marker in pod.annotations for marker in MARKERS)
-    )
-
-
 def without_parts(document: Mapping[str, Any]) -> dict[str, Any]:
     """The raw pod minus our parts: what its author wrote. The default container stays; it may be his."""
     metadata = {
@@ -204,22 +198,34 @@ def is_windows(pod: Pod) -> bool:
     return (pod.spec.os is not None and pod.spec.os.name == "windows") or selector.get("kubernetes.io/os") == "windows"
 
 
-def declares_port(pod: Pod, ports: PortRange) -> bool:
-    """Whether any container declares a port in this range."""
-    return any(
-        contains((ports,), port.container_port) for container in all_containers(pod) for port in container.ports or ()
-    )
+def tcp_ports(container: Container) -> Iterator[int]:
+    """The TCP ports that the container declares."""
+    return (port.container_port for port in container.ports or () if port.protocol == "TCP")
 
 
 def service_name(pod: Pod) -> str:
-    """What the sidecar calls its service: the recommended label, `app`, or the name of the workload."""
-    for label in ("app.kubernetes.io/name", "app"):
-        if pod.labels.get(label):
-            return pod.labels[label]
-    owner = pod.owner
-    if owner is not None:
-        return owner.name.removesuffix(f"-{pod.labels.get('pod-template-hash', '')}")
-    return pod.metadata.name or (pod.metadata.generate_name or "").rstrip("-") or "unknown"
+    """What the sidecar calls its service: the recommended label, `app`, or the name of the workload.
+
+    Nothing has validated the pod yet, and the name becomes an argument of Envoy's: what is no label value is passed
+    over.
+    """
+    names = [pod.labels.get("app.kubernetes.io/name"), pod.labels.get("app")]
+    if pod.owner is not None:
+        names.append(_workload_name(pod.owner, pod.labels.get("pod-template-hash", "")))
+    names += [pod.metadata.name, (pod.metadata.generate_name or "").rstrip("-")]
+    return next((name for name in names if name and is_label_value(name)), "unknown")
+
+
+def is_label_value(text: str) -> bool:
+    """Whether this could stand as a label's value, or as a name of most kinds (at most 63 characters)."""
+    return _LABEL_VALUE.fullmatch(text) is not None
+
+
+def _workload_name(owner: OwnerReference, template_hash: str) -> str:
+    """The Deployment behind a ReplicaSet, the CronJob behind a Job: one name for all that they make."""
+    if owner.kind == "Job":
+        return _SCHEDULED.sub("", owner.name)
+    return owner.name.removesuffix(f"-{template_hash}")
 
 
 def amount(resources: Resources | None, kind: str, resource: str) -> Quantity | None:
@@ -231,21 +237,21 @@ def amount(resources: Resources | None, kind: str, resource: str) -> Quantity | 
         return None
 
 
-def total_request(pod: Pod, resource: str) -> Quantity:
-    """What the containers ask for together, by the scheduler's rule for init containers.
+def total_request(init_containers: Iterable[Container], containers: Iterable[Container], resource: str) -> Quantity:
+    """What these ask for together, by the scheduler's rule.
 
     KEP-753: the larger of all containers with all native sidecars, and each init container with the native
-    sidecars that started before it. A container without a request asks for its limit.
+    sidecars that started before it.
     """
     sidecars, peak = ZERO, ZERO
-    for container in pod.init_containers:
+    for container in init_containers:
         asked = request(container, resource)
         if container.restart_policy == "Always":
             sidecars += asked
             peak = max(peak, sidecars)
         else:
             peak = max(peak, sidecars + asked)
-    return max(peak, sum((request(container, resource) for container in pod.spec.containers), sidecars))
+    return max(peak, sum((request(container, resource) for container in containers), sidecars))
 
 
 def request(container: Container, resource: str) -> Quantity:

@@ -11,7 +11,7 @@ from webhook import annotations, checks
 from webhook import pod as pods
 from webhook.annotations import Annotation, Choices, Parsed
 from webhook.checks import Level
-from webhook.pod import INJECT_LABEL, PREFIX, Pod
+from webhook.pod import INJECT_LABEL, Pod
 from webhook.settings import Settings
 from webhook.values import did_you_mean, quote
 
@@ -26,6 +26,8 @@ class SkipReason(StrEnum):
     HOST_NETWORK = "host_network"
     WINDOWS = "windows"
     NO_CONTAINERS = "no_containers"
+    NOT_POD_CREATION = "not_pod_creation"
+    NO_PODS = "no_pods"
 
     @property
     def sentence(self) -> str:
@@ -57,6 +59,8 @@ _SKIPS = {
     SkipReason.HOST_NETWORK: "the pod uses the host's network; redirecting it would redirect the whole node",
     SkipReason.WINDOWS: "the pod runs on Windows, where there is no iptables",
     SkipReason.NO_CONTAINERS: "the pod has no containers",
+    SkipReason.NOT_POD_CREATION: "the request is not for the creation of a pod; the registration asks for too much",
+    SkipReason.NO_PODS: "the object makes no pods; the registration asks for too much",
 }
 _REJECTS = {
     RejectReason.BAD_LABEL: f"the pod's label {INJECT_LABEL} is neither enabled nor disabled",
@@ -142,6 +146,7 @@ def _inject(pod: Pod, level: Level, settings: Settings) -> Inject | Reject:
         return Reject(RejectReason.BAD_ANNOTATION, parsed.problems, unknown)
     found = (
         (RejectReason.NOT_ALLOWED, _not_allowed(pod, parsed, level, settings)),
+        (RejectReason.BAD_ANNOTATION, checks.combination(parsed.choices)),
         (RejectReason.POD_SECURITY, checks.pod_security(parsed.choices, level)),
         (RejectReason.FOREIGN_PARTS, checks.foreign_parts(pod)),
         (RejectReason.CONFLICT, checks.port_conflicts(pod)),
@@ -149,11 +154,11 @@ def _inject(pod: Pod, level: Level, settings: Settings) -> Inject | Reject:
     for reason, sentences in found:
         if problems := tuple(sentences):
             return Reject(reason, problems, unknown)
-    conflicts = tuple(checks.privilege_conflicts(pod, settings))
+    conflicts = tuple(checks.privilege_conflicts(pod, parsed.choices, settings))
     if conflicts and settings.authors.conflicts == "reject":
         return Reject(RejectReason.CONFLICT, conflicts, unknown)
     choices, problems = checks.resolve(parsed.choices, pod)
-    problems = problems or tuple(checks.beyond_pod_resources(choices, pod))
+    problems = problems or tuple(checks.beyond_pod_resources(choices, pod, settings))
     if problems:
         return Reject(RejectReason.RESOURCES, problems, unknown)
     return Inject(choices, parsed.given, (*unknown, *conflicts, *checks.warnings(pod, parsed.given, choices)))
@@ -172,8 +177,6 @@ def _not_allowed(pod: Pod, parsed: Parsed, level: Level, settings: Settings) -> 
         elif row.name == "image" and not _has_allowed_prefix(value, settings.images.allowed):
             allowed = ", ".join(settings.images.allowed)
             yield f"{row.key}: {quote(value)} is from elsewhere; use an image under {allowed} (images.allowed)"
-    if parsed.choices.form == "classic" and parsed.choices.mode == "none":
-        yield f"{PREFIX}sidecar: classic does not go with mode none; use {PREFIX}sidecar: native"
 
 
 def _is_allowed(row: Annotation, value: str, level: Level, settings: Settings) -> bool:
@@ -189,8 +192,14 @@ def _is_allowed(row: Annotation, value: str, level: Level, settings: Settings) -
 
 
 def _has_allowed_prefix(image: str, prefixes: tuple[str, ...]) -> bool:
-    """Whether `image` lies under a prefix; `registry/envoy` does not cover `registry/envoy-of-mine`."""
-    return not prefixes or any(
-        image == prefix or (image.startswith(prefix) and (prefix[-1] in "/:@" or image[len(prefix)] in "/:@"))
-        for prefix in prefixes
-    )
+    """Whether `image` lies under a prefix, up to a boundary of its parts.
+
+    `registry/envoy` does not cover `registry/envoy-of-mine`, nor `registry` the other server `registry:5000`.
+    """
+
+    def lies_under(prefix: str) -> bool:
+        boundaries = "/:@" if "/" in prefix else "/"
+        rest = image.removeprefix(prefix)
+        return image.startswith(prefix) and (not rest or prefix[-1] in boundaries or rest[0] in boundaries)
+
+    return not prefixes or any(lies_under(prefix) for prefix in prefixes)

@@ -23,6 +23,7 @@ import uvicorn
 import uvloop
 
 from webhook import app, logs
+from webhook.annotations import check_leash
 from webhook.app import State
 from webhook.connection import Connection, cut_off_overdue
 from webhook.errors import CertificateError, SettingsError
@@ -44,7 +45,7 @@ def run_serve(file: Path | None, options: Mapping[str, Any]) -> int:
     Returns the exit code. A second signal ends the process at once.
     """
     try:
-        settings = load(file) if file else Settings()
+        settings = check_leash(load(file), str(file)) if file else Settings()
     except SettingsError as error:
         print(f"webhook: {error}", file=sys.stderr)
         return UNUSABLE

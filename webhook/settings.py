@@ -12,13 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-import yaml
-from controlplane.bootstrap import PORTS, Bootstrap
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
 
-from webhook import values
-from webhook.errors import SettingsError
+from controlplane.bootstrap import PORTS, Bootstrap
+from webhook import documents, values
+from webhook.documents import Document
+from webhook.errors import MalformedDocument, SettingsError
 
 __all__ = ["PORTS", "Settings", "load", "parse"]
 
@@ -26,6 +26,8 @@ MAX_BYTES = 1 << 20  # a ConfigMap holds no more
 
 Mode = Literal["redirect", "tproxy", "none"]
 Form = Literal["native", "classic"]
+# YAML 1.1 reads a bare `off` as false.
+_OFF = BeforeValidator(lambda raw: "off" if raw is False else raw)
 LogLevel = Literal["trace", "debug", "info", "warning", "error", "critical", "off"]
 AccessLog = Literal["off", "errors", "all"]
 
@@ -81,6 +83,12 @@ Resources = SidecarResources | InitResources
 _R = TypeVar("_R", SidecarResources, InitResources)
 
 
+def _form_fits_mode(sidecar: "Sidecar") -> "Sidecar":
+    if sidecar.form == "classic" and sidecar.mode == "none":
+        raise ValueError("form classic does not go with mode none")
+    return sidecar
+
+
 def _request_within_limit(resources: _R) -> _R:
     for name in ("cpu", "memory"):
         request, limit = getattr(resources, f"{name}_request"), getattr(resources, f"{name}_limit")
@@ -99,8 +107,8 @@ class Sidecar:
     form: Form = "native"
     resources: Annotated[SidecarResources, AfterValidator(_request_within_limit)] = SidecarResources()
     concurrency: Annotated[int, Field(ge=1, le=128)] = 2
-    log_level: LogLevel = "warning"
-    access_log: AccessLog = "errors"
+    log_level: Annotated[LogLevel, _OFF] = "warning"
+    access_log: Annotated[AccessLog, _OFF] = "errors"
     drain_seconds: Seconds = 20
     upstreams: Services = ()
     uid: Id = 1337
@@ -133,7 +141,7 @@ class Redirect:
 class Authors:
     """What pod authors may set. A key maps to true, false, or the list of values that are allowed."""
 
-    allow: dict[str, bool | tuple[str, ...]] = field(default_factory=dict)
+    allow: dict[str, bool | tuple[Annotated[str, _OFF], ...]] = field(default_factory=dict)
     opt_out: Literal["allowed", "denied"] = "allowed"
     conflicts: Literal["reject", "warn"] = "reject"  # our uid or gid, or NET_ADMIN, in an application container
 
@@ -167,7 +175,7 @@ class Settings:
     # Holds for the sections too: written in camelCase, as Kubernetes does, and nothing unknown.
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid", alias_generator=to_camel)
 
-    sidecar: Sidecar = field(default_factory=Sidecar)
+    sidecar: Annotated[Sidecar, AfterValidator(_form_fits_mode)] = field(default_factory=Sidecar)
     init: Init = field(default_factory=Init)
     redirect: Redirect = field(default_factory=Redirect)
     authors: Authors = field(default_factory=Authors)
@@ -203,19 +211,16 @@ def parse(text: str | bytes, source: str) -> Settings:
     if len(text) > MAX_BYTES:
         raise SettingsError(source, [f"larger than {MAX_BYTES} bytes"])
     try:
-        raw = yaml.load(text, Loader=_loader())  # noqa: S506  a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise SettingsError(source, [f"is no YAML: {' '.join(str(error).split())}"]) from None
+        whole = text.decode() if isinstance(text, bytes) else text
+        raw = documents.load(Document(number=1, line=1, text=whole))
+    except (MalformedDocument, UnicodeDecodeError) as error:
+        raise SettingsError(source, [f"is no YAML: {error}"]) from None
     if not isinstance(raw, Mapping):
         raise SettingsError(source, ["is no mapping; write at least one section, such as `sidecar:`"])
     try:
         return _ADAPTER.validate_python(raw)
     except ValidationError as error:
         raise SettingsError(source, [_describe(problem) for problem in error.errors()]) from None
-
-
-def _loader() -> type[yaml.SafeLoader]:
-    return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def _describe(problem: Mapping[str, Any]) -> str:

@@ -19,15 +19,17 @@ _NANO = 10**9
 _DECIMAL = {"n": 1, "u": 10**3, "m": 10**6, "": _NANO} | {
     suffix: _NANO * 1000**power for power, suffix in enumerate("kMGTPE", start=1)
 }
-_BINARY = {"": _NANO} | {f"{suffix}i": _NANO * 1024**power for power, suffix in enumerate("KMGTPE", start=1)}
-_QUANTITY = re.compile(r"([0-9]{1,19}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})([KMGTPE]i|[numkMGTPE]?)", re.ASCII)
+_BINARY = {f"{suffix}i": _NANO * 1024**power for power, suffix in enumerate("KMGTPE", start=1)}
+_QUANTITY = re.compile(
+    r"([0-9]{1,19}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})(?:[eE]([+-]?[0-9]{1,2})|([KMGTPE]i|[numkMGTPE]?))", re.ASCII
+)
 _PERCENT = re.compile(r"([0-9]{1,3})%", re.ASCII)
 _PORT = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", re.ASCII)
 _DNS_LABEL = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
 _SERVICE = re.compile(rf"{_DNS_LABEL}(?:\.{_DNS_LABEL})?", re.ASCII)
 _IMAGE = re.compile(
     r"(?:[a-zA-Z0-9](?:[-.a-zA-Z0-9]*[a-zA-Z0-9])?(?::[0-9]{1,5})?/)?"  # registry
-    r"[a-z0-9]+(?:[._/-]+[a-z0-9]+)*"  # repository
+    r"[a-z0-9]+(?:(?:[._]|__|-+|/)[a-z0-9]+)*"  # repository
     r"(?::[A-Za-z0-9_][-.A-Za-z0-9_]{0,127})?(?:@sha256:[a-f0-9]{64})?",  # tag, digest
     re.ASCII,
 )
@@ -46,8 +48,8 @@ class Quantity:
 
     @lru_cache(maxsize=256)  # noqa: B019  of values, not of instances: equal ones share an entry
     def __str__(self) -> str:
-        whole_bytes = self.nano % _NANO == 0 and self.nano >= 1024 * _NANO
-        return self._in_units(_BINARY if self.binary and whole_bytes else _DECIMAL)
+        kibibytes = self.nano % (1024 * _NANO) == 0
+        return self._in_units(_BINARY if self.binary and kibibytes else _DECIMAL)
 
     def _in_units(self, units: dict[str, int]) -> str:
         fitting = [(size, suffix) for suffix, size in units.items() if self.nano and self.nano % size == 0]
@@ -77,15 +79,15 @@ class Percent:
 
 
 def parse_quantity(text: str) -> Quantity:
-    """A Kubernetes quantity: `250m`, `0.5`, `128Mi`. Negative ones and exponents are not allowed."""
+    """A Kubernetes quantity: `250m`, `0.5`, `128Mi`, `129e6`. Negative ones are not allowed."""
     match = _QUANTITY.fullmatch(text)
     if match is None:
         raise ValueError("use a Kubernetes quantity, such as 100m, 0.5 or 128Mi")
-    number, suffix = match.groups()
+    number, exponent, suffix = match.groups(default="")
     whole, _, fraction = number.partition(".")
-    scale = 10 ** len(fraction)
+    power = int(exponent or 0) - len(fraction)
     unit = _DECIMAL.get(suffix) or _BINARY[suffix]
-    nano = -(-int(f"{whole or 0}{fraction}") * unit // scale)
+    nano = -(-int(f"{whole or 0}{fraction}") * unit * 10 ** max(power, 0) // 10 ** max(-power, 0))
     if nano > 2**63 * _NANO:
         raise ValueError("the quantity is too large; the most is 8Ei")
     return Quantity(nano, suffix.endswith("i"))

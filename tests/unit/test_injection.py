@@ -65,7 +65,8 @@ def pods(draw: st.DrawFn) -> Document:
     }
 
 
-operators = st.sampled_from([build.DEFAULTS, CLASSIC, NONE, TPROXY])
+UNLIMITED = build.operator("sidecar: {resources: {cpuLimit: null, memoryLimit: null}}")
+operators = st.sampled_from([build.DEFAULTS, CLASSIC, NONE, TPROXY, UNLIMITED])
 
 
 def operations(document: Document, by: Any = build.DEFAULTS) -> list[Document]:
@@ -153,7 +154,7 @@ def stored(by: Any = build.DEFAULTS, annotations: dict[str, str] | None = None, 
 
 
 def our(document: Document, name: str = "envoy-sidecar") -> Document:
-    return build.named([*document["spec"]["initContainers"], *document["spec"]["containers"]], name)
+    return build.named([*document["spec"].get("initContainers", []), *document["spec"]["containers"]], name)
 
 
 def test_always_pull_images_is_left_standing() -> None:
@@ -180,6 +181,48 @@ def test_a_repair_keeps_what_the_plugins_did_since_they_do_not_come_again() -> N
     assert build.injected(document) == settled
     settled["spec"]["initContainers"].insert(0, build.container("other"))
     assert our(build.injected(settled))["imagePullPolicy"] == "Always"
+
+
+def without_empty(node: Any) -> Any:
+    """As Go writes it: empty maps and lists are left out."""
+    if isinstance(node, dict):
+        kept = {key: without_empty(value) for key, value in node.items()}
+        return {key: value for key, value in kept.items() if value not in ({}, [])}
+    return [without_empty(item) for item in node] if isinstance(node, list) else node
+
+
+@pytest.mark.parametrize("by", [build.DEFAULTS, CLASSIC, NONE, TPROXY, UNLIMITED])
+def test_nothing_we_render_is_empty_for_the_api_server_leaves_that_out(by: Any) -> None:
+    document = stored(by=by)
+    assert without_empty(our(document)) == our(document)
+
+
+def test_resources_that_were_made_under_other_settings_are_not_kept() -> None:
+    document = stored(by=build.operator("sidecar: {resources: {cpuLimit: 700m}}"))
+    assert our(build.injected(document, by=UNLIMITED)) == our(stored(by=UNLIMITED))
+
+
+def test_no_device_is_kept_that_a_forged_container_asks_for() -> None:
+    document = stored()
+    our(document)["resources"]["limits"]["nvidia.com/gpu"] = "8"
+    assert "nvidia.com/gpu" not in our(build.injected(document))["resources"]["limits"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "owner", "service"),
+    [
+        ({"app": "web"}, ("ReplicaSet", "x-1"), "web"),
+        ({"pod-template-hash": "6d4cf56db6"}, ("ReplicaSet", "web-6d4cf56db6"), "web"),
+        ({}, ("Job", "report-29401220"), "report"),
+        ({"app": "$(POD_IP) --x"}, ("ReplicaSet", "web"), "web"),
+        ({"app": "x" * 1_000_000}, ("ReplicaSet", "$(POD_IP)"), "web-1"),
+    ],
+)
+def test_the_sidecars_service_is_one_name_for_a_workload(labels: Any, owner: Any, service: str) -> None:
+    document = build.owned_by(owner[0], build.pod(labels=labels))
+    document["metadata"]["ownerReferences"][0]["name"] = owner[1]
+    arguments = our(build.injected(document))["args"]
+    assert arguments[arguments.index("--service-cluster") + 1] == service
 
 
 EDITS: dict[str, Any] = {

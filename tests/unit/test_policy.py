@@ -1,11 +1,14 @@
 """What becomes of a pod: injected, skipped or rejected, and in which words."""
 
+import re
 from typing import Any
 
 import pytest
 
 from tests import build
 from tests.build import Document
+from webhook.annotations import check_leash
+from webhook.errors import SettingsError
 from webhook.injection import Injected, Skipped
 from webhook.policy import RejectReason, SkipReason
 
@@ -18,7 +21,7 @@ SKIPPED: dict[SkipReason, Document] = {
 }
 
 
-@pytest.mark.parametrize("reason", SkipReason)
+@pytest.mark.parametrize("reason", SKIPPED)
 def test_every_skip_has_a_code_and_a_sentence(reason: SkipReason) -> None:
     result = build.outcome(SKIPPED[reason])
     assert isinstance(result, Skipped)
@@ -185,10 +188,13 @@ def test_writing_the_operators_own_value_is_always_allowed() -> None:
         ("registry.example/envoy", True),
         ("registry.example/envoy-of-mine:v1", False),
         ("elsewhere.example/envoy:v1", False),
+        ("mirror.example/team/envoy:v1", True),
+        ("mirror.example:5000/envoy:v1", False),
     ],
 )
 def test_an_authors_image_lies_under_an_allowed_prefix(image: str, allowed: bool) -> None:
-    by = build.operator("{authors: {allow: {image: true}}, images: {allowed: [registry.example/envoy]}}")
+    prefixes = "[registry.example/envoy, mirror.example]"
+    by = build.operator(f"{{authors: {{allow: {{image: true}}}}, images: {{allowed: {prefixes}}}}}")
     result = build.outcome(build.pod({"image": image}), by=by)
     assert isinstance(result, Injected) == allowed
 
@@ -196,6 +202,18 @@ def test_an_authors_image_lies_under_an_allowed_prefix(image: str, allowed: bool
 def test_classic_with_mode_none_is_rejected() -> None:
     document = build.pod({"sidecar": "classic", "mode": "none"})
     assert "classic does not go with mode none" in build.rejection(document, "restricted").problems[0]
+
+
+@pytest.mark.parametrize(
+    ("allow", "words"),
+    [
+        ("{logLevel: false}", "authors.allow.logLevel: no such annotation; did you mean log-level?"),
+        ("{mode: [tproxi]}", "did you mean tproxy?"),
+    ],
+)
+def test_a_misspelt_leash_is_refused(allow: str, words: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(words)):
+        check_leash(build.operator(f"authors: {{allow: {allow}}}"), "settings.yaml")
 
 
 # PodSecurity
@@ -273,6 +291,16 @@ def test_an_operator_may_turn_that_into_a_warning(spec: Document) -> None:
     assert len(result.warnings) == 1
 
 
+@pytest.mark.parametrize("spec", CONFLICTS)
+def test_without_redirection_there_is_nothing_to_escape(spec: Document) -> None:
+    assert isinstance(build.outcome(build.pod({"mode": "none"}, **spec), "restricted"), Injected)
+
+
+def test_a_port_of_another_protocol_is_no_conflict() -> None:
+    document = build.pod(containers=[build.container(ports=[{"containerPort": 15001, "protocol": "UDP"}])])
+    assert isinstance(build.outcome(document), Injected)
+
+
 def test_the_uid_that_conflicts_is_the_operators() -> None:
     by = build.operator("sidecar: {uid: 2000, gid: 2000}")
     assert isinstance(build.outcome(build.pod(securityContext={"runAsUser": 1337}), by=by), Injected)
@@ -291,16 +319,45 @@ def test_pod_level_requests_that_cannot_hold_the_sidecar_are_rejected_with_the_n
     assert rejected.reason == RejectReason.RESOURCES
     assert rejected.problems == (
         "spec.resources.requests.cpu is 1, but the containers and the sidecar ask for 1050m "
-        "(50m is the sidecar's): raise it to 1050m or more",
+        "(50m is the sidecar's): set it to 1050m or more (where it is not written, the API server takes what the "
+        "containers ask for)",
     )
 
 
-def test_a_pod_level_limit_below_the_sidecars_is_rejected() -> None:
-    rejected = build.rejection(build.pod(resources={"limits": {"memory": "256Mi"}}))
+def test_a_pod_level_limit_below_a_native_sidecars_is_fine() -> None:
+    # validatePodResourceConsistency holds the limits of containers against the pod's, not those of init containers.
+    assert isinstance(build.outcome(build.pod(resources={"limits": {"memory": "256Mi"}})), Injected)
+
+
+def test_a_pod_level_limit_below_a_classic_sidecars_is_rejected() -> None:
+    document = build.pod({"sidecar": "classic"}, resources={"limits": {"memory": "256Mi"}})
+    rejected = build.rejection(document)
     assert rejected.problems == (
         "spec.resources.limits.memory is 256Mi, below the sidecar's limit of 320Mi: "
         "raise it, or set envoy-sidecar.io/memory-limit",
     )
+
+
+def test_a_classic_sidecar_is_not_there_yet_while_init_containers_run() -> None:
+    document = build.pod(
+        {"sidecar": "classic"},
+        resources={"requests": {"cpu": "1"}},
+        initContainers=[build.container("init", resources={"requests": {"cpu": "1"}})],
+        containers=[build.container(resources={"requests": {"cpu": "100m"}})],
+    )
+    assert isinstance(build.outcome(document), Injected)
+
+
+def test_the_init_containers_request_counts_too() -> None:
+    document = build.pod({"cpu-request": "1m"}, resources={"requests": {"cpu": "5m"}})
+    assert "ask for 10m" in build.rejection(document).problems[0]
+
+
+@pytest.mark.parametrize("whole", ["1000e-3", "1e0", "1000m"])
+def test_pod_level_requests_are_read_in_every_notation(whole: str) -> None:
+    asking = build.container(resources={"requests": {"cpu": "1e0"}})
+    document = build.pod(resources={"requests": {"cpu": whole}}, containers=[asking])
+    assert build.rejection(document).reason == RejectReason.RESOURCES
 
 
 def test_pod_level_resources_with_room_are_fine() -> None:

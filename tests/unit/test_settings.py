@@ -92,6 +92,21 @@ def test_the_hash_is_the_same_in_every_process() -> None:
     assert out.strip() == build.DEFAULTS.hash
 
 
+def test_a_key_that_stands_twice_is_refused_by_line() -> None:
+    (problem,) = problems("authors: {optOut: denied}\nsidecar: {}\nauthors: {allow: {}}\n")
+    assert "authors" in problem
+    assert "line 3" in problem
+
+
+def test_a_bare_off_is_the_word_it_looks_like() -> None:
+    sidecar = build.operator("sidecar: {accessLog: off, logLevel: off}").sidecar
+    assert (sidecar.access_log, sidecar.log_level) == ("off", "off")
+
+
+def test_classic_does_not_go_with_mode_none() -> None:
+    assert problems("sidecar: {mode: none, form: classic}")[0].endswith("form classic does not go with mode none")
+
+
 def test_a_port_list_may_hold_ranges() -> None:
     redirect = build.operator("redirect: {excludeInboundPorts: [80, 9000-9010]}").redirect
     assert redirect.exclude_inbound_ports == ((80, 80), (9000, 9010))
