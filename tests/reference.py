@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from operator import attrgetter
 from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic.alias_generators import to_camel
 
@@ -52,7 +52,7 @@ _KINDS: tuple[tuple[object, str], ...] = (
     (settings.Ports, "a list of ports and ranges"),
     (settings.Cidrs, "a list of networks"),
     (settings.Services, "a list of Services"),
-    (dict[str, bool | tuple[str, ...]], "a mapping"),
+    (settings.Allowed, "a mapping"),
     (tuple[str, ...], "a list"),
     (str, "text"),
 )
@@ -133,6 +133,8 @@ def _kind(kind: Any) -> str:
     for known, words in _KINDS:
         if kind == known:
             return words
+    if get_origin(kind) is Annotated and get_origin(get_args(kind)[0]) is Literal:
+        return _kind(get_args(kind)[0])
     if get_origin(kind) is Literal:
         return ", ".join(f"`{value}`" for value in get_args(kind))
     if isinstance(kind, UnionType) or NoneType in get_args(kind):

@@ -134,7 +134,7 @@ def setting_path(row: Annotation) -> str:
 
 
 def show(value: object) -> str:
-    """A value as its annotation would be written."""
+    """A value as its annotation would be written; no annotation takes a limit away."""
     match value:
         case None:
             return "no limit"

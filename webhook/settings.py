@@ -54,6 +54,7 @@ Image = Annotated[str, _reads(values.parse_image)]
 Ports = Annotated[values.Ports, _reads_list(values.parse_ports)]
 Cidrs = Annotated[tuple[str, ...], _reads_list(values.parse_cidrs)]
 Services = Annotated[tuple[str, ...], _reads_list(values.parse_services)]
+Allowed = dict[str, bool | tuple[Annotated[str, _OFF], ...]]
 Id = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[int, Field(ge=0, le=3600)]
@@ -141,7 +142,7 @@ class Redirect:
 class Authors:
     """What pod authors may set. A key maps to true, false, or the list of values that are allowed."""
 
-    allow: dict[str, bool | tuple[Annotated[str, _OFF], ...]] = field(default_factory=dict)
+    allow: Allowed = field(default_factory=dict)
     opt_out: Literal["allowed", "denied"] = "allowed"
     conflicts: Literal["reject", "warn"] = "reject"  # our uid or gid, or NET_ADMIN, in an application container
 
