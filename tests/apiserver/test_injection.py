@@ -100,12 +100,12 @@ def test_a_copy_for_debugging_with_its_annotations_is_left_as_it_is(
     assert set(kubernetes.looks(OURS, "copy", shop)) == {False}
 
 
-def test_a_copy_for_debugging_without_its_annotations_is_refused_as_foreign(
+def test_a_copy_for_debugging_without_its_annotations_is_refused_with_what_to_do(
     create: Create, kubernetes: Cluster, shop: str
 ) -> None:
     create(pod("cart"))
     refused = kubernetes.kubectl("debug", "cart", "-n", shop, "--copy-to=copy", *DEBUGGER, check=False)
-    assert "(foreign_parts)" in refused.stderr
+    assert "--keep-annotations" in refused.stderr
 
 
 def test_the_sidecar_does_not_see_the_token_of_the_application(create: Create) -> None:

@@ -84,10 +84,16 @@ def test_pod_level_requests_too_small_for_the_sidecar_are_refused_with_the_numbe
     assert f"spec.resources.{kind}.{too_small} is {amounts[too_small]}" in refused.stderr
 
 
-def test_pod_level_limits_below_the_limit_of_the_sidecar_are_refused_with_the_numbers(create: Create) -> None:
-    refused = create(pod(resources={"limits": {"cpu": "2", "memory": "100Mi"}}))
+def test_pod_level_limits_below_the_limit_of_a_classic_sidecar_are_refused_with_the_numbers(create: Create) -> None:
+    refused = create(pod(annotations={"sidecar": "classic"}, resources={"limits": {"cpu": "2", "memory": "100Mi"}}))
     assert "spec.resources.limits.memory is 100Mi" in refused.stderr
     assert "320Mi" in refused.stderr
+
+
+def test_pod_level_limits_below_the_limit_of_a_native_sidecar_are_accepted(create: Create) -> None:
+    """The API server does not hold the limits of init containers against those of the pod."""
+    stored = create(pod(resources={"limits": {"cpu": "2", "memory": "100Mi"}}))
+    assert SIDECAR in init_names(stored.object)
 
 
 def test_pod_level_resources_exactly_as_large_as_needed_are_accepted(create: Create) -> None:
@@ -96,3 +102,10 @@ def test_pod_level_resources_exactly_as_large_as_needed_are_accepted(create: Cre
     app = container(resources={"requests": AMOUNTS})
     stored = create(pod(containers=[app], resources={"requests": exact, "limits": limits}))
     assert SIDECAR in init_names(stored.object), stored.stderr
+
+
+def test_pod_level_resources_a_little_smaller_than_needed_are_refused_with_what_is_needed(create: Create) -> None:
+    app = container(resources={"requests": AMOUNTS})
+    refused = create(pod(containers=[app], resources={"requests": {"cpu": "149m", "memory": "192Mi"}}))
+    assert "spec.resources.requests.cpu is 149m" in refused.stderr
+    assert "150m" in refused.stderr
