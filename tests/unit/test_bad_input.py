@@ -381,9 +381,17 @@ def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
         assert [receive(connection).response["uid"] for _ in bodies] == [str(number) for number in range(20)]
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"\x00\xff" * 100, b"a: b\n" * (2 << 20), b"[]", b"sidecar: 1", b"a: &a [*a]"]
-)
+NO_SETTINGS = {
+    "empty": b"",
+    "binary": b"\0\xff" * 100,
+    "10 MB": b"a: b\n" * (2 << 20),
+    "a list": b"[]",
+    "a section that is none": b"sidecar: 1",
+    "an alias of itself": b"a: &a [*a]",
+}
+
+
+@pytest.mark.parametrize("content", NO_SETTINGS.values(), ids=NO_SETTINGS.keys())
 def test_a_settings_file_that_is_none_ends_with_code_2_before_listening(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "settings.yaml").write_bytes(content)
     ended = run("--settings", str(tmp_path / "settings.yaml"), "--tls-dir", str(tmp_path), "--port", "0")
