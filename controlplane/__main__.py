@@ -1,7 +1,9 @@
 """The control plane's commands. So far one: `python -m controlplane bootstrap` prints a namespace's ConfigMap."""
 
 import argparse
+import os
 import re
+import reprlib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +16,7 @@ from pydantic.alias_generators import to_camel
 
 from controlplane.bootstrap import Bootstrap, config_map
 
+MAX_BYTES = 1 << 20  # a ConfigMap holds no more
 EXAMPLE = """example:
   python -m controlplane bootstrap --namespace shop | kubectl apply -f -
 """
@@ -38,7 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
-    yaml.dump(config_map(bootstrap, options.namespace), sys.stdout, Dumper=_Dumper, sort_keys=False)
+    try:
+        print(yaml.dump(config_map(bootstrap, options.namespace), Dumper=_Dumper, sort_keys=False), end="", flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left for Python to flush at exit
+        print(f"controlplane: cannot write the output: {error.strerror}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -48,7 +56,11 @@ def read_settings(path: Path) -> Bootstrap:
     Raises SettingsError with every problem: its path, the value, what is allowed.
     """
     try:
-        settings = yaml.safe_load(path.read_bytes())
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES + 1)
+        if len(text) > MAX_BYTES:
+            raise SettingsError(f"{path}: larger than {MAX_BYTES} bytes")
+        settings = yaml.safe_load(text)
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
@@ -67,7 +79,7 @@ def _describe(problem: Mapping[str, Any]) -> str:
     if problem["type"] == "unexpected_keyword_argument":
         known = ", ".join(to_camel(name) for name in Bootstrap.__dataclass_fields__)
         return f"{where}: no such setting; there are {known}"
-    return f"{where}: {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+    return f"{where}: {reprlib.repr(problem['input'])}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
 
 
 def _parser() -> argparse.ArgumentParser:

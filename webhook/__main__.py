@@ -2,6 +2,7 @@
 
 import argparse
 import gc
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -63,15 +64,24 @@ exit codes:
 """
 
 
+UNUSABLE = 2  # exit code: what was asked for cannot be done
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; its exit code."""
+    if sys.stdout is None or sys.stderr is None:
+        return UNUSABLE  # closed: there is nobody to tell
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may know fewer characters than a pod
     arguments = _parser().parse_args(argv)
     try:
         code: int = arguments.run(arguments)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader of our output has seen enough; nothing is left for Python to flush at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except OSError as error:  # the reader of our output has seen enough, or has no room
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left for Python to flush at exit
+        if not isinstance(error, BrokenPipeError):
+            print(f"webhook: cannot write the output: {error.strerror}", file=sys.stderr)
+        return UNUSABLE
     return code
 
 

@@ -20,7 +20,7 @@ from starlette.types import Message, Receive, Scope, Send
 from webhook import metrics, review, workload
 from webhook import pod as pods
 from webhook.errors import MalformedReview
-from webhook.injection import Outcome, Rejected, Skipped, inject, inject_decoded
+from webhook.injection import Outcome, Skipped, inject, inject_decoded
 from webhook.metrics import Metrics
 from webhook.pod import Pod
 from webhook.policy import Level, SkipReason
@@ -71,10 +71,10 @@ def handle(path: str, body: bytes, settings: Settings) -> tuple[bytes, Facts]:
     if endpoint.name == "inject":
         outcome, owner = _inject(asked, endpoint.level, settings)
         return review.respond(asked, outcome, settings.hash), _facts(asked, outcome, owner)
-    outcomes = _advise(asked, endpoint.level, settings)
-    worst = next((outcome for outcome in outcomes if isinstance(outcome, Rejected)), outcomes[0])
-    owner = f"{asked.kind.kind}/{asked.name}"
-    return review.respond_advice(asked, outcomes, settings.hash), _facts(asked, worst, owner)
+    outcome = _advise(asked, endpoint.level, settings)
+    return review.respond_advice(asked, outcome, settings.hash), _facts(
+        asked, outcome, f"{asked.kind.kind}/{asked.name}"
+    )
 
 
 def _inject(asked: Review, level: Level, settings: Settings) -> tuple[Outcome, str]:
@@ -94,10 +94,9 @@ def _owner(pod: Pod) -> str:
     return f"Pod/{pod.metadata.name or pod.metadata.generate_name or ''}"
 
 
-def _advise(asked: Review, level: Level, settings: Settings) -> list[Outcome]:
-    templates = () if asked.object is None else workload.pods(asked.object)
-    # A workload has one; a List, which no API server sends, could keep everybody else waiting.
-    return [inject(pod, level, settings) for pod in templates[:1]] or [Skipped(SkipReason.NO_PODS)]
+def _advise(asked: Review, level: Level, settings: Settings) -> Outcome:
+    pod = None if asked.object is None else workload.pod(asked.object)
+    return Skipped(SkipReason.NO_PODS) if pod is None else inject(pod, level, settings)
 
 
 def _facts(asked: Review, outcome: Outcome, owner: str) -> Facts:

@@ -12,7 +12,7 @@ import msgspec
 
 from webhook import pod as pods
 from webhook.annotations import BY_KEY, Annotation, Choices
-from webhook.pod import PREFIX, Container, Pod, SecurityContext
+from webhook.pod import INJECT_LABEL, INJECTED_LABEL, PREFIX, Container, Pod, SecurityContext
 from webhook.settings import PORTS, Settings
 from webhook.values import ZERO, Percent, Ports, Quantity, quote, show_ports
 
@@ -181,6 +181,7 @@ def _asking(cpu: Quantity | Percent, memory: Quantity | Percent, restart_policy:
 
 
 def warnings(pod: Pod, given: tuple[Annotation, ...], choices: Choices) -> Iterator[str]:
+    yield from _unknown_labels(pod)
     yield from _without_effect(given, choices)
     for name in ("exclude-inbound-ports", "opaque-inbound-ports"):
         if (row := BY_KEY[PREFIX + name]) in given:
@@ -195,6 +196,14 @@ def warnings(pod: Pod, given: tuple[Annotation, ...], choices: Choices) -> Itera
         yield "mode none: inbound traffic does not pass the sidecar, outbound only where the application uses it"
     if choices.form == "classic":
         yield from _classic(pod)
+
+
+def _unknown_labels(pod: Pod) -> Iterator[str]:
+    """A misspelt opt-out is a label too, and silence would be taken for consent."""
+    known = (INJECT_LABEL, INJECTED_LABEL)
+    unknown = sorted(key for key in pod.labels if key.startswith(PREFIX) and key not in known)
+    for key in unknown[:4]:
+        yield f"{quote(key, 80)} is no label of ours; labels: {INJECT_LABEL}; all else is set by annotations"
 
 
 def _own_ports(pod: Pod, row: Annotation) -> Ports:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-MAX_HEAD = 64 << 10  # bytes of request line and headers; the API server sends 0.5 KiB
+MAX_HEAD = 64 << 10  # bytes of a request that are not its body: headers, chunk sizes, trailers; 0.5 KiB is usual
 REQUEST_SECONDS = 5  # to send a whole request, from its first byte: what the registration gives for all of it
 CLOSE_SECONDS = 1  # for the client to agree to the end of a TLS connection
 ANSWER_SECONDS = 60  # to take an answer
@@ -21,35 +21,47 @@ class Connection(HttpToolsProtocol):
 
     on_cut: Callable[[], None] = staticmethod(lambda: None)
     deadline = math.inf  # by the loop's clock
-    _head: int | None = None  # bytes so far; None: not reading one
+    _head = 0  # bytes so far of the request that is being read, less its body
+    _reading = _in_headers = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._expect(self.timeout_keep_alive)
 
     def data_received(self, data: bytes) -> None:
+        self._head += len(data)
         super().data_received(data)
-        if self._head is not None:
-            self._head += len(data)
-            if self._head > MAX_HEAD:
-                self.cut_off()
+        if self._head > MAX_HEAD:
+            self.cut_off()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._head = 0
+        self._reading = self._in_headers = True
         self._expect(REQUEST_SECONDS)
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_headers:  # trailers come later, and nobody reads them
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        self._head = None
+        self._in_headers = False
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._head -= len(body)
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
+        self._reading, self._head = False, 0
         self._expect(ANSWER_SECONDS)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._expect(CLOSE_SECONDS if self.transport.is_closing() else self.timeout_keep_alive)
+        if self.transport.is_closing():
+            self._expect(CLOSE_SECONDS)
+        elif not self._reading:  # an early answer gives nobody more time for the rest of the request
+            self._expect(self.timeout_keep_alive)
 
     def shutdown(self) -> None:
         super().shutdown()

@@ -23,6 +23,7 @@ from webhook.errors import MalformedDocument, MalformedReview, SettingsError, We
 from webhook.explain import Finding
 from webhook.injection import Injected, Rejected
 from webhook.settings import Settings
+from webhook.values import printable
 from webhook.workload import Workload
 
 OK, REJECTED, UNUSABLE = 0, 1, 2  # exit codes
@@ -77,7 +78,8 @@ class _Examiner:
         """Gives the template in `target` its sidecar, if it gets one; whether it did."""
         name, field = _name(target), ".".join(known.template)
         try:
-            (pod,) = workload.pods(json.dumps(target).encode())
+            pod = workload.pod(json.dumps(target).encode())
+            assert pod is not None  # `known` was found
             outcome = injection.inject(pod, self._level, self._settings)
         except MalformedReview as error:
             self.problems.append(": ".join(part for part in (where, name, field, str(error)) if part))
@@ -112,7 +114,8 @@ def _name(target: Mapping[str, Any]) -> str:
     metadata = target.get("metadata")
     metadata = metadata if isinstance(metadata, Mapping) else {}
     name = metadata.get("name") or metadata.get("generateName") or "(no name)"
-    return f"{target.get('kind')} " + (f"{metadata['namespace']}/{name}" if metadata.get("namespace") else f"{name}")
+    shown = f"{metadata['namespace']}/{name}" if metadata.get("namespace") else f"{name}"
+    return f"{target.get('kind')} {printable(shown)}"
 
 
 # The commands
@@ -167,6 +170,8 @@ class Unreadable(WebhookError):
 def _read(file: str) -> str:
     """The text of a file; `-` is standard input."""
     try:
+        if file == "-" and sys.stdin is None:
+            raise Unreadable("stdin: is closed")
         return (sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()).decode()
     except OSError as error:
         raise Unreadable(f"{file}: cannot be read: {error.strerror}") from None

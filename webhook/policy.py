@@ -194,11 +194,13 @@ def _is_allowed(row: Annotation, value: str, level: Level, settings: Settings) -
 def _has_allowed_prefix(image: str, prefixes: tuple[str, ...]) -> bool:
     """Whether `image` lies under a prefix, up to a boundary of its parts.
 
-    `registry/envoy` does not cover `registry/envoy-of-mine`, nor `registry` the other server `registry:5000`.
+    `registry/envoy` does not cover `registry/envoy-of-mine`, nor `registry` the other server `registry:5000`, nor
+    `registry/envoy:v1` the same with a digest.
     """
 
     def lies_under(prefix: str) -> bool:
-        boundaries = "/:@" if "/" in prefix else "/"
+        server, _, name = prefix.rpartition("/")
+        boundaries = "/:@" if server and ":" not in name else "/"  # behind a tag comes a digest, which wins over it
         rest = image.removeprefix(prefix)
         return image.startswith(prefix) and (not rest or prefix[-1] in boundaries or rest[0] in boundaries)
 

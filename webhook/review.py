@@ -21,6 +21,7 @@ MAX_UID = 253  # characters; the API server sends a UUID
 WARNING_LENGTH = 120  # characters; longer ones may be cut by the API server
 MAX_WARNINGS = 16  # the API server cuts the sum at 4096 bytes
 MAX_PROBLEMS = 8
+MAX_KEPT = 64 << 10  # bytes of a patch whose base64 is kept
 
 
 class Kind(msgspec.Struct, frozen=True, gc=False):
@@ -100,7 +101,7 @@ def parse(body: bytes) -> Review:
 
 def respond(review: Review, outcome: Outcome, settings_hash: str) -> bytes:
     """The AdmissionReview that answers `review` with `outcome`."""
-    response = _response(review, [outcome], settings_hash, warn(outcome.warnings))
+    response = _response(review, outcome, settings_hash, warn(outcome.warnings))
     match outcome:
         case Rejected(reason, problems):
             response["allowed"] = False
@@ -112,20 +113,18 @@ def respond(review: Review, outcome: Outcome, settings_hash: str) -> bytes:
             }
         case Injected(_, patch):
             response["patchType"] = "JSONPatch"
-            response["patch"] = _base64(patch)
+            response["patch"] = (_base64 if len(patch) <= MAX_KEPT else _base64.__wrapped__)(patch)
         case Unchanged() | Skipped():
             pass
     return _encode(response)
 
 
-def respond_advice(review: Review, outcomes: Sequence[Outcome], settings_hash: str) -> bytes:
+def respond_advice(review: Review, outcome: Outcome, settings_hash: str) -> bytes:
     """The answer to the warn-only registration: always allowed, with all that the workload's pods would be told."""
-    messages: list[str] = []
-    for outcome in outcomes:
-        if isinstance(outcome, Rejected):
-            messages += [f"its pods will be refused ({outcome.reason}): {problem}" for problem in outcome.problems]
-        messages += outcome.warnings
-    return _encode(_response(review, outcomes, settings_hash, warn(messages)))
+    refusals: list[str] = []
+    if isinstance(outcome, Rejected):
+        refusals = [f"its pods will be refused ({outcome.reason}): {problem}" for problem in outcome.problems]
+    return _encode(_response(review, outcome, settings_hash, warn([*refusals, *outcome.warnings])))
 
 
 def describe(problems: Sequence[str]) -> str:
@@ -150,13 +149,13 @@ def _lines(message: str) -> list[str]:
     return textwrap.wrap(f"envoy-sidecar: {message}", WARNING_LENGTH, subsequent_indent="  ", break_on_hyphens=False)
 
 
-def _response(review: Review, outcomes: Sequence[Outcome], settings_hash: str, warnings: list[str]) -> dict[str, Any]:
+def _response(review: Review, outcome: Outcome, settings_hash: str, warnings: list[str]) -> dict[str, Any]:
     response: dict[str, Any] = {
         "uid": review.uid,
         "allowed": True,
         "auditAnnotations": {
-            "decision": ",".join(dict.fromkeys(outcome.decision for outcome in outcomes)),
-            "reason": ",".join(dict.fromkeys(outcome.reason for outcome in outcomes)),
+            "decision": outcome.decision,
+            "reason": outcome.reason,
             "settings-hash": settings_hash,
         },
     }

@@ -32,6 +32,7 @@ from webhook.settings import Settings, load
 from webhook.tls import Certificate
 
 BACKLOG = 2048  # connections that wait for their handshake: a rollout opens many at once
+HANDSHAKE_SECONDS = 5
 LOOK_SECONDS = 1  # between two looks at the certificate's files and at slow clients
 LAST_CALL_SECONDS = 1  # for connections in use to be closed by an answer rather than between two requests
 OK, UNUSABLE = 0, 2  # exit codes
@@ -62,7 +63,7 @@ def _run(settings: Settings) -> int:
         print(f"webhook: {error}", file=sys.stderr)
         return UNUSABLE
     _allow_many_connections()
-    uvloop.run(_Process(settings, counted, certificate).serve(*sockets))
+    uvloop.run(_Process(settings, counted, certificate).serve(*sockets), loop_factory=_Loop)
     return OK
 
 
@@ -85,6 +86,15 @@ def _allow_many_connections() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+class _Loop(uvloop.Loop):
+    """uvloop's, which gives a TLS handshake less time than its 60 s: uvicorn has no setting for that."""
+
+    async def create_server(self, *args: Any, **options: Any) -> Any:
+        if options.get("ssl") is not None:
+            options["ssl_handshake_timeout"] = HANDSHAKE_SECONDS
+        return await super().create_server(*args, **options)
 
 
 class _Server(uvicorn.Server):

@@ -181,7 +181,8 @@ def _parse_cidr(entry: str) -> str:
         network = ipaddress.ip_network(entry, strict=False)
     except ValueError:
         network = None
-    if network is None or "%" in entry:
+    _, slash, length = entry.partition("/")
+    if network is None or "%" in entry or (slash and str(network.prefixlen) != length):
         raise ValueError(f"{quote(entry)} is no network; use CIDRs, such as 10.0.0.0/8 or fd00::/8") from None
     address = ipaddress.ip_interface(entry).ip
     if address != network.network_address:
@@ -224,9 +225,14 @@ def did_you_mean(text: str, allowed: Iterable[str]) -> str:
 
 
 def quote(text: str, limit: int = 40) -> str:
+    """What a person wrote, in quotation marks, safe to print."""
+    return f'"{printable(text, limit)}"'
+
+
+def printable(text: str, limit: int = 253) -> str:
     """What a person wrote, safe to print on one line: shortened, nothing unprintable in it."""
     shown = "".join(char if char.isprintable() else "�" for char in text[:limit])
-    return f'"{shown}{"…" if len(text) > limit else ""}"'
+    return shown + ("…" if len(text) > limit else "")
 
 
 def _entries(text: str) -> list[str]:

@@ -39,7 +39,6 @@ _FROM_TEMPLATE = ("labels", "annotations", "finalizers")  # what kube-controller
 
 _MAPPING = msgspec.json.Decoder(dict[str, msgspec.Raw] | None)  # null stands for an empty one, as in Go
 _STRING = msgspec.json.Decoder(str | None)
-_LIST = msgspec.json.Decoder(list[msgspec.Raw] | None)
 
 
 def find(api_version: object, kind: object) -> Workload | None:
@@ -48,31 +47,21 @@ def find(api_version: object, kind: object) -> Workload | None:
     return known if known is not None and known.api_version == api_version else None
 
 
-def pods(raw: bytes | msgspec.Raw) -> tuple[bytes, ...]:
-    """The JSON of each Pod that the object in `raw` (JSON) would lead to, once per template.
+def pod(raw: bytes | msgspec.Raw) -> bytes | None:
+    """The JSON of the Pods that the workload in `raw` (JSON) leads to; None for a kind that makes no pods.
 
-    None for a kind that makes no pods, one for a workload, as many as it has items for a List (which may be
-    nested). A Pod is returned as it is. The others get the template's labels, annotations, finalizers and
-    spec, and `ownerReferences` and `generateName` as their controller would write them.
-    Raises MalformedReview, with the path, where a mapping, list or string is expected and something else stands.
+    A Pod is returned as it is. The others get the template's labels, annotations, finalizers and spec, and
+    `ownerReferences` and `generateName` as their controller would write them.
+    Raises MalformedReview, with the path, where a mapping or string is expected and something else stands.
     """
     try:
-        return _pods(_mapping(raw, ""))
+        fields = _mapping(raw, "")
+        known = find(_string(fields, "apiVersion"), _string(fields, "kind"))
+        if known is None:
+            return None
+        return _from_template(known, fields) if known.template else msgspec.json.encode(fields)
     except RecursionError:
         raise MalformedReview("the object is nested too deeply") from None
-
-
-def _pods(fields: Mapping[str, msgspec.Raw]) -> tuple[bytes, ...]:
-    api_version, kind = _string(fields, "apiVersion"), _string(fields, "kind")
-    if (api_version, kind) == ("v1", "List"):
-        items = enumerate(_decode(_LIST, fields.get("items", b"null"), "items") or ())
-        return tuple(pod for number, item in items for pod in _pods(_mapping(item, f"items[{number}]")))
-    known = find(api_version, kind)
-    if known is None:
-        return ()
-    if not known.template:
-        return (msgspec.json.encode(fields),)
-    return (_from_template(known, fields),)
 
 
 def _from_template(known: Workload, fields: Mapping[str, msgspec.Raw]) -> bytes:

@@ -146,6 +146,13 @@ def test_an_authors_port_list_adds_to_the_operators() -> None:
     assert result.choices.exclude_outbound_ports == ((6379, 6379), (9000, 9001))
 
 
+@pytest.mark.parametrize("label", ["injct", "mode"])
+def test_an_unknown_label_under_our_prefix_warns(label: str) -> None:
+    (warning,) = build.outcome(build.pod(labels={f"envoy-sidecar.io/{label}": "disabled"})).warnings
+    assert f"envoy-sidecar.io/{label}" in warning
+    assert "is no label of ours" in warning
+
+
 # The operator's leash
 
 
@@ -190,10 +197,13 @@ def test_writing_the_operators_own_value_is_always_allowed() -> None:
         ("elsewhere.example/envoy:v1", False),
         ("mirror.example/team/envoy:v1", True),
         ("mirror.example:5000/envoy:v1", False),
+        ("tagged.example/envoy:v1", True),
+        ("tagged.example/envoy:v1@sha256:" + "a" * 64, False),
+        ("tagged.example/envoy:v11", False),
     ],
 )
 def test_an_authors_image_lies_under_an_allowed_prefix(image: str, allowed: bool) -> None:
-    prefixes = "[registry.example/envoy, mirror.example]"
+    prefixes = "[registry.example/envoy, mirror.example, 'tagged.example/envoy:v1']"
     by = build.operator(f"{{authors: {{allow: {{image: true}}}}, images: {{allowed: {prefixes}}}}}")
     result = build.outcome(build.pod({"image": image}), by=by)
     assert isinstance(result, Injected) == allowed

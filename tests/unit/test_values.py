@@ -102,7 +102,9 @@ def test_networks_of_both_families_are_canonical() -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["10.0.0.0/33", "10.0.0", "banana", "fe80::%1/64", "10.0.0.0/255.0.0.x"])
+@pytest.mark.parametrize(
+    "text", ["10.0.0.0/33", "10.0.0", "banana", "fe80::%1/64", "10.0.0.0/255.0.0.0", "10.0.0.0/08", "10.0.0.0/"]
+)
 def test_what_is_no_network_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is no network"):
         values.parse_cidrs(text)
