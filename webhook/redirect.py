@@ -129,19 +129,22 @@ def _table(name: str, jumps: Mapping[str, str], chains: Mapping[str, Iterable[st
     return "\n".join([*lines, "COMMIT", ""])
 
 
-def _ports(ranges: Iterable[PortRange], target: str) -> Iterator[str]:
+@lru_cache(maxsize=64)
+def _ports(ranges: tuple[PortRange, ...], target: str) -> tuple[str, ...]:
     """Rules for TCP to any of these ports, as many to a rule as it takes."""
+    rules: list[str] = []
     batch: list[str] = []
     used = 0
     for first, last in ranges:
         size = 1 if first == last else 2
         if used + size > MULTIPORT_MAX:
-            yield _multiport(batch, target)
+            rules.append(_multiport(batch, target))
             batch, used = [], 0
         batch.append(f"{first}" if first == last else f"{first}:{last}")
         used += size
     if batch:
-        yield _multiport(batch, target)
+        rules.append(_multiport(batch, target))
+    return tuple(rules)
 
 
 def _multiport(ports: list[str], target: str) -> str:
