@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Message, Receive, Scope, Send
 
-from webhook import metrics, review, workload
+from webhook import logs, metrics, review, workload
 from webhook import pod as pods
 from webhook.errors import MalformedReview
 from webhook.injection import Outcome, Skipped, inject, inject_decoded
@@ -193,7 +193,7 @@ class Admission:
     def _tell(self, facts: Facts, seconds: float) -> None:
         self._metrics.observe(self._endpoint, facts.decision, facts.reason, seconds)
         if _LOG.isEnabledFor(logging.INFO):
-            line = {
+            line: dict[str, str | float] = {
                 "endpoint": self._endpoint,
                 "decision": facts.decision,
                 "reason": facts.reason,
@@ -202,7 +202,7 @@ class Admission:
                 "uid": facts.uid,
                 "milliseconds": round(seconds * 1000, 3),
             }
-            _LOG.info("admission", extra={"facts": line})
+            logs.tell("admission", line)
 
 
 def _check_type(scope: Scope) -> None:
