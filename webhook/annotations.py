@@ -33,7 +33,6 @@ from webhook.values import (
     share_or,
 )
 
-MAX_KEPT = 4 * 1024  # characters of annotations whose result is kept
 MAX_VALUE = 16 * 1024  # characters; 128 entries of the longest kind fit twice
 MAX_DESCRIBED = 16  # unknown keys that are told one by one: looking for the nearest right one takes 0.3 ms each
 
@@ -282,17 +281,9 @@ def defaults(settings: Settings) -> Choices:
 
 def parse(annotations: Mapping[str, str], settings: Settings) -> Parsed:
     """The author's choices over the operator's defaults. Never raises: a bad value is a problem in the result."""
-    ours = tuple(sorted((key, value) for key, value in annotations.items() if key.startswith(PREFIX)))
-    small = sum(len(key) + len(value) for key, value in ours) <= MAX_KEPT
-    return (_parse if small else _parse.__wrapped__)(ours, settings)
-
-
-@lru_cache(maxsize=512)
-def _parse(ours: tuple[tuple[str, str], ...], settings: Settings) -> Parsed:
-    """Kept, since the pods of one workload share their annotations."""
     chosen: dict[str, Any] = {}
     given, problems, unknown = [], [], []
-    for key, text in ours:
+    for key, text in sorted(item for item in annotations.items() if item[0].startswith(PREFIX)):
         row = BY_KEY.get(key)
         if row is None:
             unknown += [] if key in MARKERS else [key]

@@ -8,7 +8,7 @@ from what its author wrote, and whatever differs from that is repaired.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
@@ -20,7 +20,9 @@ from webhook.policy import Inject, Level, Reject, RejectReason, Skip, SkipReason
 from webhook.settings import Settings
 from webhook.sidecar import Parts
 
-__all__ = ["Injected", "Level", "Outcome", "Rejected", "Skipped", "Unchanged", "inject"]
+MAX_KEPT = 8 << 10  # bytes of what is read of a pod; larger ones are seldom, and not kept
+
+__all__ = ["Injected", "Level", "Outcome", "Rejected", "Skipped", "Unchanged", "inject", "inject_decoded"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,27 +80,36 @@ def inject(raw: bytes | msgspec.Raw, level: Level, settings: Settings) -> Outcom
 
 def inject_decoded(received: Pod, raw: bytes | msgspec.Raw, level: Level, settings: Settings) -> Outcome:
     """The same for a caller that has looked into the pod already: `received` is what `pods.decode(raw)` gave."""
-    pod, document = received, None
-    if pods.VERSION_ANNOTATION in pod.annotations:
-        document = pods.decode_whole(raw)
-        pod = msgspec.convert(pods.without_parts(document), Pod)
+    if pods.VERSION_ANNOTATION in received.annotations:
+        return _inject(received, pods.decode_whole(raw), level, settings)
+    key = msgspec.json.encode(received)
+    if len(key) > MAX_KEPT:
+        return _inject(received, None, level, settings)
+    return _kept(key, level, settings)
+
+
+@lru_cache(maxsize=256)
+def _kept(key: bytes, level: Level, settings: Settings) -> Outcome:
+    """The outcome for all pods of a workload: they are alike in all that is read of them. A few MB in all."""
+    return _inject(pods.decode(key), None, level, settings)
+
+
+def _inject(received: Pod, document: dict[str, Any] | None, level: Level, settings: Settings) -> Outcome:
+    """`document` is the whole pod, if it carries parts of ours."""
+    pod = received if document is None else msgspec.convert(pods.without_parts(document), Pod)
     match policy.decide(pod, level, settings):
         case Inject(choices, given, warnings):
-            service = pods.service_name(pod)
-            if document is None:
-                shape = _shape(pod)
-                # Nothing has validated the container's name yet, and what is kept must stay small.
-                add = _add if pods.is_label_value(shape.default_container or "x") else _add.__wrapped__
-                return Injected("added", add(choices, service, shape, settings), choices, given, warnings)
-            parts = sidecar.render(choices, service, settings)
-            operations = _operations(parts, pod.spec.containers[0].name, document)
+            parts = sidecar.render(choices, pods.service_name(pod), settings)
+            present = _outline(pod) if document is None else document
+            operations = _operations(parts, pod.spec.containers[0].name, present)
             if not operations:
                 return Unchanged(choices, given, warnings)
-            return Injected("repaired", msgspec.json.encode(operations), choices, given, warnings)
-        case Skip(reason, warnings):
-            return _leave(received, reason, warnings)
-        case Reject(reason, problems, warnings):
-            return Rejected(reason, problems, warnings)
+            reason: Literal["added", "repaired"] = "added" if document is None else "repaired"
+            return Injected(reason, msgspec.json.encode(operations), choices, given, warnings)
+        case Skip(reason=why, warnings=warnings):
+            return _leave(received, why, warnings)
+        case Reject(reason=fault, problems=problems, warnings=warnings):
+            return Rejected(fault, problems, warnings)
 
 
 def _leave(pod: Pod, reason: SkipReason, warnings: tuple[str, ...]) -> Outcome:
@@ -110,43 +121,16 @@ def _leave(pod: Pod, reason: SkipReason, warnings: tuple[str, ...]) -> Outcome:
     return Skipped(reason, warnings)
 
 
-class _Shape(NamedTuple):
-    """All that the patch of a pod without parts depends on, apart from the parts."""
-
-    labels: bool
-    annotations: bool
-    init_containers: bool
-    volumes: bool
-    default_container: str | None
-
-
-def _shape(pod: Pod) -> _Shape:
-    chosen = pods.DEFAULT_CONTAINER_ANNOTATION in pod.annotations
-    return _Shape(
-        labels=pod.metadata.labels is not None,
-        annotations=pod.metadata.annotations is not None,
-        init_containers=pod.spec.init_containers is not None,
-        volumes=pod.spec.volumes is not None,
-        default_container=None if chosen else pod.spec.containers[0].name,
-    )
-
-
-@lru_cache(maxsize=256)
-def _add(choices: Choices, service: str, shape: _Shape, settings: Settings) -> bytes:
-    """The patch for a pod that has none of the parts: the pods of one workload share it, and 256 take 2 MB."""
-    metadata: dict[str, Any] = {}
-    spec: dict[str, Any] = {"containers": []}
-    if shape.labels:
-        metadata["labels"] = {}
-    if shape.annotations:
-        chosen = {pods.DEFAULT_CONTAINER_ANNOTATION: ""} if shape.default_container is None else {}
-        metadata["annotations"] = chosen
-    if shape.init_containers:
-        spec["initContainers"] = []
-    if shape.volumes:
-        spec["volumes"] = []
-    parts = sidecar.render(choices, service, settings)
-    return msgspec.json.encode(_operations(parts, shape.default_container or "", {"metadata": metadata, "spec": spec}))
+def _outline(pod: Pod) -> dict[str, Any]:
+    """As much of a pod without parts of ours as its patch depends on: which lists there are, not what is in them."""
+    return {
+        "metadata": {"labels": pod.metadata.labels, "annotations": pod.metadata.annotations},
+        "spec": {
+            "containers": [],
+            "initContainers": None if pod.spec.init_containers is None else [],
+            "volumes": None if pod.spec.volumes is None else [],
+        },
+    }
 
 
 def _operations(parts: Parts, default_container: str, document: Mapping[str, Any]) -> list[patch.Operation]:

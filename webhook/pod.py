@@ -36,7 +36,7 @@ NO_TOKEN_VOLUME = "envoy-sidecar-no-token"  # noqa: S105  a name
 VOLUMES = (BOOTSTRAP_VOLUME, RUN_VOLUME, NO_TOKEN_VOLUME)
 
 
-class _Read(msgspec.Struct, frozen=True, rename="camel", gc=False):
+class _Read(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, gc=False):
     pass
 
 
@@ -213,12 +213,7 @@ def service_name(pod: Pod) -> str:
     if pod.owner is not None:
         names.append(_workload_name(pod.owner, pod.labels.get("pod-template-hash", "")))
     names += [pod.metadata.name, (pod.metadata.generate_name or "").rstrip("-")]
-    return next((name for name in names if name and is_label_value(name)), "unknown")
-
-
-def is_label_value(text: str) -> bool:
-    """Whether this could stand as a label's value, or as a name of most kinds (at most 63 characters)."""
-    return _LABEL_VALUE.fullmatch(text) is not None
+    return next((name for name in names if name and _LABEL_VALUE.fullmatch(name)), "unknown")
 
 
 def _workload_name(owner: OwnerReference, template_hash: str) -> str:
