@@ -1,5 +1,6 @@
 """What holds for every test."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -20,3 +21,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if tier in TIERS:
             item.add_marker(tier)
             item.add_marker(pytest.mark.xdist_group(tier))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What this machine did not run, and what would enable it: a line for each reason."""
+    skipped = terminalreporter.getreports("skipped")
+    reasons = Counter(report.longrepr[2] for report in skipped if isinstance(report.longrepr, tuple | list))
+    if reasons:
+        terminalreporter.section("not run on this machine")
+    for reason, tests in reasons.most_common():
+        terminalreporter.line(f"{tests:4} tests: {reason.removeprefix('Skipped: ')}")

@@ -5,12 +5,12 @@ import pytest
 from tests import needs
 from tests.image.builder import Image, Store, default_store
 
-REMEDY = "as root: apt-get install buildah mmdebstrap"
+REMEDY = "apt-get install buildah mmdebstrap"
 
 
 @pytest.fixture(scope="session")
 def store() -> Store:
-    needs.root(REMEDY)
+    needs.root("run as root, in a container or virtual machine of its own")
     needs.binary("buildah", REMEDY)
     needs.binary("mmdebstrap", REMEDY)
     return default_store()
