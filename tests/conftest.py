@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.apiserver.admissions import MEASURED
+
 # A shared machine may stall anywhere: how long an example takes says nothing about the product.
 settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared machine")
@@ -24,6 +26,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    _tell_measured(terminalreporter)
+    _tell_skipped(terminalreporter)
+
+
+def _tell_measured(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests recorded as MEASURED; by their reports, since xdist's controller runs none itself."""
+    reports = terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
+    lines = [str(value) for report in reports for key, value in report.user_properties if key == MEASURED]
+    if lines:
+        terminalreporter.section("measured against the real API server")
+    for line in lines:
+        terminalreporter.line(line)
+
+
+def _tell_skipped(terminalreporter: pytest.TerminalReporter) -> None:
     """What this machine did not run, and what would enable it: a line for each reason."""
     skipped = terminalreporter.getreports("skipped")
     reasons = Counter(report.longrepr[2] for report in skipped if isinstance(report.longrepr, tuple | list))

@@ -10,23 +10,12 @@ import pytest
 import yaml
 
 from tests.apiserver import binaries, control_plane, injector
-from tests.apiserver.admissions import MEASURED
 from tests.apiserver.cluster import Cluster, Object
 from tests.apiserver.injector import Injector
 from tests.apiserver.installation import Installation
 from tests.apiserver.objects import OPT_IN, namespace, service_account
 
 REPLICAS = 2
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Prints what tests recorded as MEASURED; by their reports, which also come from other workers."""
-    reports = terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
-    lines = [str(value) for report in reports for key, value in report.user_properties if key == MEASURED]
-    if lines:
-        terminalreporter.section("measured against the real API server")
-    for line in lines:
-        terminalreporter.line(line)
 
 
 @pytest.fixture(scope="session")
