@@ -11,7 +11,8 @@ from typing import Any, Literal
 import msgspec
 
 from webhook import pod as pods
-from webhook.annotations import BY_KEY, Annotation, Choices
+from webhook.annotations import BY_KEY, Annotation
+from webhook.choices import Choices
 from webhook.pod import INJECT_LABEL, INJECTED_LABEL, PREFIX, Container, Pod, SecurityContext
 from webhook.settings import PORTS, Settings
 from webhook.values import ZERO, Percent, Ports, Quantity, quote, show_ports

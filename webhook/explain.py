@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic.alias_generators import to_camel
 
-from webhook.annotations import TABLE, Annotation, Choices
+from webhook.annotations import TABLE, Annotation
+from webhook.choices import Choices
 from webhook.injection import Injected, Outcome, Rejected, Skipped, Unchanged
 from webhook.policy import SkipReason
 from webhook.settings import Settings

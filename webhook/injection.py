@@ -14,7 +14,8 @@ import msgspec
 
 from webhook import patch, policy, sidecar
 from webhook import pod as pods
-from webhook.annotations import Annotation, Choices
+from webhook.annotations import Annotation
+from webhook.choices import Choices
 from webhook.pod import Pod
 from webhook.policy import Inject, Level, Reject, RejectReason, Skip, SkipReason
 from webhook.settings import Settings

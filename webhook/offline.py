@@ -16,8 +16,8 @@ import jsonpatch
 from webhook import documents, explain, injection, workload
 from webhook import pod as pods
 from webhook import settings as operator
-from webhook.annotations import check_leash
 from webhook.checks import Level
+from webhook.choices import check_leash
 from webhook.documents import Document
 from webhook.errors import MalformedDocument, MalformedReview, SettingsError, WebhookError
 from webhook.explain import Finding

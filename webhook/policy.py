@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from webhook import annotations, checks
+from webhook import checks
 from webhook import pod as pods
-from webhook.annotations import Annotation, Choices, Parsed
+from webhook.annotations import Annotation
 from webhook.checks import Level
+from webhook.choices import Choices, Parsed, defaults, parse
 from webhook.pod import INJECT_LABEL, Pod
 from webhook.settings import Settings
 from webhook.values import did_you_mean, quote
@@ -138,7 +139,7 @@ def _skip(pod: Pod, wish: str | None) -> SkipReason | None:
 
 
 def _inject(pod: Pod, level: Level, settings: Settings) -> Inject | Reject:
-    parsed = annotations.parse(pod.annotations, settings)
+    parsed = parse(pod.annotations, settings)
     unknown = tuple(parsed.unknown)
     if unknown and settings.unknown_annotations == "reject":
         return Reject(RejectReason.UNKNOWN_ANNOTATION, unknown)
@@ -170,7 +171,7 @@ def _inject(pod: Pod, level: Level, settings: Settings) -> Inject | Reject:
 def _not_allowed(pod: Pod, parsed: Parsed, level: Level, settings: Settings) -> Iterator[str]:
     for row in parsed.given:
         value = pod.annotations[row.key].strip()
-        if getattr(parsed.choices, row.field) == getattr(annotations.defaults(settings), row.field):
+        if getattr(parsed.choices, row.field) == getattr(defaults(settings), row.field):
             continue
         if not _is_allowed(row, value, level, settings):
             yield f"{row.key}: {quote(value)} is not left to authors; ask the operator: authors.allow.{row.name}"

@@ -23,8 +23,8 @@ import uvicorn
 import uvloop
 
 from webhook import app, logs
-from webhook.annotations import check_leash
 from webhook.app import State
+from webhook.choices import check_leash
 from webhook.connection import Connection, cut_off_overdue
 from webhook.errors import CertificateError, SettingsError
 from webhook.metrics import Metrics

@@ -12,7 +12,7 @@ import msgspec
 
 from controlplane import bootstrap
 from webhook import __version__, redirect
-from webhook.annotations import Choices
+from webhook.choices import Choices
 from webhook.pod import (
     BOOTSTRAP_VOLUME,
     INIT,

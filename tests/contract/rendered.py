@@ -105,4 +105,4 @@ def matches(expression: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
         case "NotIn":  # also where there is no such label
             return value not in expression["values"]
         case other:
-            raise NotImplementedError(other)
+            raise AssertionError(f"no selector of ours uses the operator {other}")

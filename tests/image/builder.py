@@ -17,7 +17,7 @@ from typing import Any
 
 CHECKOUT = Path(__file__).parents[2]
 RELEASES = {"13": "trixie"}
-PIP_OPTIONS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout")
+PIP_PATHS = ("cert", "find-links")  # of this machine; they mean nothing inside
 
 
 def base_image() -> str:
@@ -113,7 +113,7 @@ def _pip_mounts(folder: Path) -> list[str]:
     listed = subprocess.run(["pip", "config", "list"], capture_output=True, text=True, check=True).stdout
     options = {name: value for _, name, value in re.findall(r"^(global|:env:)\.([\w-]+)='(.*)'$", listed, re.MULTILINE)}
     configuration = configparser.ConfigParser(interpolation=None)
-    configuration["global"] = {name: options[name] for name in PIP_OPTIONS if name in options}
+    configuration["global"] = {name: value for name, value in options.items() if name not in PIP_PATHS}
     mounts = [f"{folder}/pip.conf:/etc/pip.conf:ro"]
     if certificates := options.get("cert"):
         configuration["global"]["cert"] = "/etc/pip-certificates.pem"

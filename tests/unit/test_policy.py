@@ -7,7 +7,7 @@ import pytest
 
 from tests import build
 from tests.build import Document
-from webhook.annotations import check_leash
+from webhook.choices import check_leash
 from webhook.errors import SettingsError
 from webhook.injection import Injected, Skipped
 from webhook.policy import RejectReason, SkipReason

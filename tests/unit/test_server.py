@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from certs.__main__ import main as certs
-from tests import build
+from tests import build, needs
 from tests.apiserver.processes import eventually
 from tests.serving import CHECKOUT, JSON, Server, exchange, receive, run, serving
 from webhook.settings import Settings
@@ -72,7 +72,7 @@ def test_admissions_are_not_on_the_port_of_metrics(server: Server) -> None:
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
 def test_both_families_are_served(server: Server, address: str) -> None:
     if address == "::1" and not socket.has_dualstack_ipv6():
-        pytest.skip("this machine has no IPv6")
+        needs.missing("IPv6", "boot without ipv6.disable=1")
     plain = socket.create_connection((address, server.port))
     with server.context().wrap_socket(plain, server_hostname=address) as connection:
         connection.sendall(HEAD + REVIEW.encode())
