@@ -168,6 +168,11 @@ def all_containers(pod: Pod) -> Iterator[Container]:
     yield from pod.spec.containers
 
 
+def is_marked(pod: Pod) -> bool:
+    """Whether the pod says that it holds parts of ours."""
+    return VERSION_ANNOTATION in pod.annotations
+
+
 def without_parts(document: Mapping[str, Any]) -> dict[str, Any]:
     """The raw pod minus our parts: what its author wrote. The default container stays; it may be his."""
     metadata = {

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests import build
 from tests.build import Document
 from webhook import injection, review
+from webhook import pod as pods
 from webhook.annotations import TABLE
 from webhook.errors import MalformedReview
 from webhook.injection import Injected, Unchanged
@@ -34,6 +35,9 @@ def answer(body: bytes) -> Document | None:
         outcome = injection.inject(parsed.object, "privileged", build.DEFAULTS)
     except MalformedReview:
         return None
+    in_one_pass = review.parse_pod(body)
+    assert in_one_pass.uid == parsed.uid
+    assert (in_one_pass.pod or pods.decode(parsed.object)) == pods.decode(parsed.object)
     if isinstance(outcome, Injected):
         patched = jsonpatch.apply_patch(json.loads(bytes(parsed.object)), json.loads(outcome.patch))
         again = injection.inject(json.dumps(patched).encode(), "privileged", build.DEFAULTS)
