@@ -85,15 +85,16 @@ def _id_conflicts(context: SecurityContext | None, settings: Settings) -> Iterat
     if context is None:
         return
     uid, gid = settings.sidecar.uid, settings.sidecar.gid
-    used = {
-        f"runAsUser {uid}": context.run_as_user == uid,
-        f"runAsGroup {gid}": context.run_as_group == gid,
-        f"fsGroup {gid}": context.fs_group == gid,
-        f"supplementalGroups {gid}": gid in (context.supplemental_groups or ()),
-    }
-    for name, conflicts in used.items():
-        if conflicts:
-            yield f"{name} is the sidecar's; its traffic would not be redirected; choose another"
+    used = []
+    if context.run_as_user == uid:
+        used.append(f"runAsUser {uid}")
+    if context.run_as_group == gid:
+        used.append(f"runAsGroup {gid}")
+    if context.fs_group == gid:
+        used.append(f"fsGroup {gid}")
+    if context.supplemental_groups and gid in context.supplemental_groups:
+        used.append(f"supplementalGroups {gid}")
+    yield from (f"{name} is the sidecar's; its traffic would not be redirected; choose another" for name in used)
 
 
 # Resources

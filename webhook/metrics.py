@@ -49,6 +49,12 @@ class Metrics:
         self.log_lines_dropped = counter("log_lines_dropped", "Log lines that found no room: nobody reads our output.")
         reloads = counter("certificate_reloads", "Attempts to serve a changed certificate.", "result")
         self.certificate_reloaded, self.certificate_refused = reloads.labels("success"), reloads.labels("failure")
+        self.certificate_current = Gauge(
+            f"{PREFIX}_certificate_last_reload_successful",
+            "0 while the files hold what cannot be served, and the former pair still is.",
+            registry=registry,
+        )
+        self.certificate_current.set(1)
         self.certificate_expiry = Gauge(
             f"{PREFIX}_certificate_expiry_timestamp_seconds", "When the served certificate ends.", registry=registry
         )

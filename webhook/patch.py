@@ -13,9 +13,9 @@ Item = Mapping[str, Any]
 
 
 @lru_cache(maxsize=256)
-def pointer(*tokens: str | int) -> str:
-    """A JSON Pointer to these tokens, escaped (RFC 6901, section 3)."""
-    return "".join("/" + str(token).replace("~", "~0").replace("/", "~1") for token in tokens)
+def _escaped(key: str) -> str:
+    """A key as a token of a JSON Pointer (RFC 6901, section 3)."""
+    return key.replace("~", "~0").replace("/", "~1")
 
 
 def set_keys(path: str, present: Mapping[str, str] | None, wanted: Mapping[str, str]) -> Iterator[Operation]:
@@ -25,7 +25,7 @@ def set_keys(path: str, present: Mapping[str, str] | None, wanted: Mapping[str, 
         return
     for key, value in wanted.items():
         if present.get(key) != value:
-            yield {"op": "add", "path": path + pointer(key), "value": value}
+            yield {"op": "add", "path": f"{path}/{_escaped(key)}", "value": value}
 
 
 def arrange(
@@ -48,6 +48,9 @@ def arrange(
             yield {"op": "add", "path": path, "value": [*first, *last]}
         return
     found = [index for index, item in enumerate(present) if item["name"] in ours]
+    if not found:
+        yield from _added(path, first, last)
+        return
     former = {present[index]["name"]: present[index] for index in found}
     first, last = _settled(first, former, settle), _settled(last, former, settle)
     places = [*range(len(first)), *range(len(present) - len(last), len(present))]
@@ -55,11 +58,15 @@ def arrange(
     if found == places and [present[index]["name"] for index in found] == [item["name"] for item in wanted]:
         for index, item in zip(found, wanted, strict=True):
             if item != present[index]:
-                yield {"op": "replace", "path": path + pointer(index), "value": item}
+                yield {"op": "replace", "path": f"{path}/{index}", "value": item}
         return
-    yield from ({"op": "remove", "path": path + pointer(index)} for index in reversed(found))
-    yield from ({"op": "add", "path": path + pointer(0), "value": item} for item in reversed(first))
-    yield from ({"op": "add", "path": path + pointer("-"), "value": item} for item in last)
+    yield from ({"op": "remove", "path": f"{path}/{index}"} for index in reversed(found))
+    yield from _added(path, first, last)
+
+
+def _added(path: str, first: Sequence[Item], last: Sequence[Item]) -> Iterator[Operation]:
+    yield from ({"op": "add", "path": f"{path}/0", "value": item} for item in reversed(first))
+    yield from ({"op": "add", "path": f"{path}/-", "value": item} for item in last)
 
 
 def _settled(
@@ -88,6 +95,6 @@ def keep(
         if replacement is None:
             stale.append(index)
         elif replacement != item:
-            yield {"op": "replace", "path": path + pointer(index), "value": replacement}
-    yield from ({"op": "remove", "path": path + pointer(index)} for index in reversed(stale))
-    yield from ({"op": "add", "path": path + pointer("-"), "value": item} for item in missing.values())
+            yield {"op": "replace", "path": f"{path}/{index}", "value": replacement}
+    yield from ({"op": "remove", "path": f"{path}/{index}"} for index in reversed(stale))
+    yield from ({"op": "add", "path": f"{path}/-", "value": item} for item in missing.values())

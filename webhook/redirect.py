@@ -4,7 +4,7 @@
 the rules is their meaning: the first match wins.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -64,43 +64,52 @@ def render(wanted: Redirection) -> Rules:
 def _family(wanted: Redirection, *, ipv6: bool) -> str:
     outbound = {
         OUT: _outbound(wanted, ipv6=ipv6),
-        TO_ENVOY: _to_envoy(wanted.opaque_outbound_ports, PORTS.opaque_outbound, PORTS.outbound, "REDIRECT --to-ports"),
+        TO_ENVOY: _to_envoy(
+            TO_ENVOY, wanted.opaque_outbound_ports, PORTS.opaque_outbound, PORTS.outbound, "REDIRECT --to-ports"
+        ),
     }
     match wanted.mode:
         case "redirect":
-            inbound = [*_left_alone(wanted), *_inbound_to_envoy(wanted, "REDIRECT --to-ports")]
-            return _table("nat", {"PREROUTING": IN, "OUTPUT": OUT}, {IN: inbound, **outbound})
+            inbound = _left_alone(wanted.exclude_inbound_ports) + _inbound_to_envoy(wanted, "REDIRECT --to-ports")
+            return _table("nat", _BOTH_WAYS, {IN: inbound, **outbound})
         case "tproxy":
-            return _table("nat", {"OUTPUT": OUT}, outbound) + _transparent(wanted)
+            return _table("nat", _OUTBOUND, outbound) + _transparent(wanted)
 
 
-def _outbound(wanted: Redirection, *, ipv6: bool) -> Iterator[str]:
-    yield from _ports(wanted.exclude_outbound_ports, "RETURN")
-    # Envoy's own traffic: redirecting it would send it round for ever.
-    yield f"-m owner --uid-owner {wanted.uid} -j RETURN"
-    yield f"-m owner --gid-owner {wanted.gid} -j RETURN"
-    yield "-o lo -j RETURN"
-    yield f"-d {'::1/128' if ipv6 else '127.0.0.1/32'} -j RETURN"
-    yield from _ports(MESH, "RETURN")
-    yield from (f"-d {cidr} -j RETURN" for cidr in wanted.exclude_outbound_cidrs if _is_ipv6(cidr) == ipv6)
+def _outbound(wanted: Redirection, *, ipv6: bool) -> str:
+    excluded = _ports(OUT, wanted.exclude_outbound_ports, "RETURN") + _never_redirected(wanted.uid, wanted.gid, ipv6)
+    passed = [f"-d {cidr} -j RETURN" for cidr in wanted.exclude_outbound_cidrs if _is_ipv6(cidr) == ipv6]
     if wanted.include_outbound_cidrs:
-        yield from (f"-d {cidr} -j {TO_ENVOY}" for cidr in wanted.include_outbound_cidrs if _is_ipv6(cidr) == ipv6)
+        passed += [f"-d {cidr} -j {TO_ENVOY}" for cidr in wanted.include_outbound_cidrs if _is_ipv6(cidr) == ipv6]
     else:
-        yield f"-j {TO_ENVOY}"
+        passed.append(f"-j {TO_ENVOY}")
+    return excluded + _chain(OUT, passed)
 
 
-def _left_alone(wanted: Redirection) -> Iterator[str]:
-    yield from _ports(OPEN, "RETURN")
-    yield from _ports(wanted.exclude_inbound_ports, "RETURN")
+@lru_cache(maxsize=8)
+def _never_redirected(uid: int, gid: int, ipv6: bool) -> str:
+    rules = [
+        # Envoy's own traffic: redirecting it would send it round for ever.
+        f"-m owner --uid-owner {uid} -j RETURN",
+        f"-m owner --gid-owner {gid} -j RETURN",
+        "-o lo -j RETURN",
+        f"-d {'::1/128' if ipv6 else '127.0.0.1/32'} -j RETURN",
+    ]
+    return _chain(OUT, rules) + _ports(OUT, MESH, "RETURN")
 
 
-def _inbound_to_envoy(wanted: Redirection, target: str) -> Iterator[str]:
-    return _to_envoy(wanted.opaque_inbound_ports, PORTS.opaque_inbound, PORTS.inbound, target)
+@lru_cache(maxsize=64)
+def _left_alone(excluded: tuple[PortRange, ...]) -> str:
+    return _ports(IN, OPEN, "RETURN") + _ports(IN, excluded, "RETURN")
 
 
-def _to_envoy(opaque: tuple[PortRange, ...], opaque_listener: int, listener: int, target: str) -> Iterator[str]:
-    yield from _ports(opaque, f"{target} {opaque_listener}")
-    yield f"-p tcp -j {target} {listener}"
+def _inbound_to_envoy(wanted: Redirection, target: str) -> str:
+    return _to_envoy(IN, wanted.opaque_inbound_ports, PORTS.opaque_inbound, PORTS.inbound, target)
+
+
+@lru_cache(maxsize=64)
+def _to_envoy(chain: str, opaque: tuple[PortRange, ...], opaque_listener: int, listener: int, target: str) -> str:
+    return _ports(chain, opaque, f"{target} {opaque_listener}") + _chain(chain, [f"-p tcp -j {target} {listener}"])
 
 
 def _transparent(wanted: Redirection) -> str:
@@ -110,27 +119,33 @@ def _transparent(wanted: Redirection) -> str:
     under the caller's address, with the mark; the mark on that connection brings the application's replies back to
     Envoy, not to the caller.
     """
-    inbound = [
+    established = [
         f"-i lo -m mark --mark {MARK} -j CONNMARK --save-mark",
         "-i lo -j RETURN",
         "-m conntrack ! --ctstate NEW -j RETURN",
-        *_left_alone(wanted),
-        *_inbound_to_envoy(wanted, f"TPROXY --tproxy-mark {MARK} --on-port"),
     ]
-    replies = [f"-m connmark --mark {MARK} -j CONNMARK --restore-mark"]
-    return _table("mangle", {"PREROUTING": IN, "OUTPUT": OUT}, {IN: inbound, OUT: replies})
+    to_envoy = _inbound_to_envoy(wanted, f"TPROXY --tproxy-mark {MARK} --on-port")
+    inbound = _chain(IN, established) + _left_alone(wanted.exclude_inbound_ports) + to_envoy
+    replies = _chain(OUT, [f"-m connmark --mark {MARK} -j CONNMARK --restore-mark"])
+    return _table("mangle", _BOTH_WAYS, {IN: inbound, OUT: replies})
 
 
-def _table(name: str, jumps: Mapping[str, str], chains: Mapping[str, Iterable[str]]) -> str:
+_OUTBOUND = f"-A OUTPUT -p tcp -j {OUT}\n"
+_BOTH_WAYS = f"-A PREROUTING -p tcp -j {IN}\n{_OUTBOUND}"
+
+
+def _table(name: str, jumps: str, chains: Mapping[str, str]) -> str:
     """A table's text. Declaring a chain makes it, or empties the one of an earlier run."""
-    lines = [f"*{name}", *(f":{chain} - [0:0]" for chain in chains)]
-    lines += [f"-A {hook} -p tcp -j {chain}" for hook, chain in jumps.items()]
-    lines += [f"-A {chain} {rule}" for chain, rules in chains.items() for rule in rules]
-    return "\n".join([*lines, "COMMIT", ""])
+    declared = "".join([f":{chain} - [0:0]\n" for chain in chains])
+    return f"*{name}\n{declared}{jumps}{''.join(chains.values())}COMMIT\n"
+
+
+def _chain(name: str, rules: Iterable[str]) -> str:
+    return "".join([f"-A {name} {rule}\n" for rule in rules])
 
 
 @lru_cache(maxsize=64)
-def _ports(ranges: tuple[PortRange, ...], target: str) -> tuple[str, ...]:
+def _ports(chain: str, ranges: tuple[PortRange, ...], target: str) -> str:
     """Rules for TCP to any of these ports, as many to a rule as it takes."""
     rules: list[str] = []
     batch: list[str] = []
@@ -144,7 +159,7 @@ def _ports(ranges: tuple[PortRange, ...], target: str) -> tuple[str, ...]:
         used += size
     if batch:
         rules.append(_multiport(batch, target))
-    return tuple(rules)
+    return _chain(chain, rules)
 
 
 def _multiport(ports: list[str], target: str) -> str:

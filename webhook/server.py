@@ -198,10 +198,12 @@ class _Process:
             changed = self._certificate.reload()
         except CertificateError as error:
             self._metrics.certificate_refused.inc()
+            self._metrics.certificate_current.set(0)
             _LOG.error("certificate refused", extra={"facts": {"problem": str(error), "served": "the former one"}})
             return
         if changed:
             self._metrics.certificate_reloaded.inc()
+            self._metrics.certificate_current.set(1)
             self._tell_expiry()
             _LOG.info("certificate reloaded", extra={"facts": {"not_after": self._certificate.not_after.isoformat()}})
 

@@ -94,38 +94,83 @@ def _present(kinds: Document) -> Document:
     return {kind: amounts for kind, amounts in kinds.items() if amounts}
 
 
+# What is the same in every pod
+
+
+def _downward(name: str, path: str) -> Document:
+    return {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
+
+
+def _ready(*, period: int, failures: int) -> Document:
+    return {
+        "httpGet": {"path": "/ready", "port": PORTS.ready, "scheme": "HTTP"},
+        "timeoutSeconds": 1,
+        "periodSeconds": period,
+        "successThreshold": 1,
+        "failureThreshold": failures,
+    }
+
+
+_COMMON: Document = {
+    "terminationMessagePath": "/dev/termination-log",
+    "terminationMessagePolicy": "FallbackToLogsOnError",
+}
+# Where something is mounted already, the ServiceAccount plugin does not mount the application's API token.
+_NO_TOKEN_MOUNT: Document = {"name": NO_TOKEN_VOLUME, "mountPath": TOKEN_DIRECTORY, "readOnly": True}
+
+
+_MOUNT_RUN: Document = {"name": RUN_VOLUME, "mountPath": RUN_DIRECTORY}
+_INIT_MOUNTS = [_MOUNT_RUN, _NO_TOKEN_MOUNT]
+_ENVOY_MOUNTS = [
+    {"name": BOOTSTRAP_VOLUME, "mountPath": CONFIG_DIRECTORY, "readOnly": True},
+    _MOUNT_RUN,
+    _NO_TOKEN_MOUNT,
+]
+_PORTS = [{"name": "envoy-metrics", "containerPort": PORTS.metrics, "protocol": "TCP"}]
+_IDENTITY = [
+    _downward("POD_NAME", "metadata.name"),
+    _downward("POD_NAMESPACE", "metadata.namespace"),
+    _downward("POD_IP", "status.podIP"),
+    _downward("NODE_NAME", "spec.nodeName"),
+    _downward("SERVICE_ACCOUNT", "spec.serviceAccountName"),
+]
+_STARTUP_PROBE = _ready(period=1, failures=60)
+_READINESS_PROBE = _ready(period=5, failures=3)
+_DRAIN: Document = {"preStop": {"httpGet": {"path": "/drain", "port": PORTS.ready, "scheme": "HTTP"}}}
+# A postStart hook blocks the next container's start; the distroless image has no shell of its own for it.
+_WAIT = f"until {BUSYBOX} wget -q -O /dev/null http://127.0.0.1:{PORTS.ready}/ready; do {BUSYBOX} sleep 0.2; done"
+_WAIT_UNTIL_READY: Document = {"postStart": {"exec": {"command": [BUSYBOX, "sh", "-c", _WAIT]}}}
+
+
+def _volumes(settings: Settings) -> list[Document]:
+    name = bootstrap.config_map_name(settings.bootstrap)
+    return [
+        {"name": BOOTSTRAP_VOLUME, "configMap": {"name": name, "defaultMode": 0o444}},
+        # In memory: an emptyDir on disk keeps the cluster autoscaler from removing the node.
+        {"name": RUN_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "8Mi"}},
+        {"name": NO_TOKEN_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "4Ki"}},
+    ]
+
+
 # The Envoy container
 
 
 def _envoy(choices: Choices, service: str, settings: Settings) -> Document:
     native = choices.form == "native"
-    hooks: dict[str, Any] = {"preStop": {"httpGet": {"path": "/drain", "port": PORTS.ready, "scheme": "HTTP"}}}
-    if not native:
-        hooks["postStart"] = {"exec": {"command": [BUSYBOX, "sh", "-c", _WAIT]}}
     return {
         "name": SIDECAR,
         "image": choices.image,
         "imagePullPolicy": settings.sidecar.image_pull_policy,
         "args": _arguments(choices, service, settings),
-        "env": [
-            _downward("POD_NAME", "metadata.name"),
-            _downward("POD_NAMESPACE", "metadata.namespace"),
-            _downward("POD_IP", "status.podIP"),
-            _downward("NODE_NAME", "spec.nodeName"),
-            _downward("SERVICE_ACCOUNT", "spec.serviceAccountName"),
-        ],
-        "ports": [{"name": "envoy-metrics", "containerPort": PORTS.metrics, "protocol": "TCP"}],
+        "env": _IDENTITY,
+        "ports": _PORTS,
         "resources": _resources(choices.cpu_request, choices.cpu_limit, choices.memory_request, choices.memory_limit),
-        "startupProbe": _ready(period=1, failures=60),
-        "readinessProbe": _ready(period=5, failures=3),
-        "lifecycle": hooks,
+        "startupProbe": _STARTUP_PROBE,
+        "readinessProbe": _READINESS_PROBE,
+        "lifecycle": _DRAIN if native else {**_DRAIN, **_WAIT_UNTIL_READY},
         "securityContext": _envoy_security(choices, settings),
         **_COMMON,
-        "volumeMounts": [
-            {"name": BOOTSTRAP_VOLUME, "mountPath": CONFIG_DIRECTORY, "readOnly": True},
-            {"name": RUN_VOLUME, "mountPath": RUN_DIRECTORY},
-            _NO_TOKEN_MOUNT,
-        ],
+        "volumeMounts": _ENVOY_MOUNTS,
         **({"restartPolicy": "Always"} if native else {}),
     }
 
@@ -209,44 +254,11 @@ def _init(choices: Choices, settings: Settings) -> Document:
         # As root: Kubernetes gives a non-root user no ambient capabilities. NET_RAW is for iptables-legacy.
         "securityContext": _security(user=0, group=0, add=("NET_ADMIN", "NET_RAW")),
         **_COMMON,
-        "volumeMounts": [{"name": RUN_VOLUME, "mountPath": RUN_DIRECTORY}, _NO_TOKEN_MOUNT],
+        "volumeMounts": _INIT_MOUNTS,
     }
 
 
 # What both share
-
-_COMMON: Document = {
-    "terminationMessagePath": "/dev/termination-log",
-    "terminationMessagePolicy": "FallbackToLogsOnError",
-}
-# Where something is mounted already, the ServiceAccount plugin does not mount the application's API token.
-_NO_TOKEN_MOUNT: Document = {"name": NO_TOKEN_VOLUME, "mountPath": TOKEN_DIRECTORY, "readOnly": True}
-# A postStart hook blocks the next container's start; the distroless image has no shell of its own for it.
-_WAIT = f"until {BUSYBOX} wget -q -O /dev/null http://127.0.0.1:{PORTS.ready}/ready; do {BUSYBOX} sleep 0.2; done"
-
-
-def _volumes(settings: Settings) -> list[Document]:
-    name = bootstrap.config_map_name(settings.bootstrap)
-    return [
-        {"name": BOOTSTRAP_VOLUME, "configMap": {"name": name, "defaultMode": 0o444}},
-        # In memory: an emptyDir on disk keeps the cluster autoscaler from removing the node.
-        {"name": RUN_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "8Mi"}},
-        {"name": NO_TOKEN_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "4Ki"}},
-    ]
-
-
-def _downward(name: str, path: str) -> Document:
-    return {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
-
-
-def _ready(*, period: int, failures: int) -> Document:
-    return {
-        "httpGet": {"path": "/ready", "port": PORTS.ready, "scheme": "HTTP"},
-        "timeoutSeconds": 1,
-        "periodSeconds": period,
-        "successThreshold": 1,
-        "failureThreshold": failures,
-    }
 
 
 def _security(*, user: int, group: int, add: tuple[str, ...]) -> Document:
