@@ -194,6 +194,16 @@ def test_a_broken_certificate_is_counted_and_logged_and_the_former_one_served(tm
         assert server.request("GET", "/readyz").status == 200
 
 
+def test_a_metric_says_as_long_as_it_lasts_that_the_files_cannot_be_served(tmp_path: Path) -> None:
+    successful = "envoy_sidecar_webhook_certificate_last_reload_successful"
+    with serving(tmp_path) as server:
+        assert server.metric(successful) == 1
+        (server.certificate / "tls.key").write_text("nonsense")
+        eventually(lambda: server.metric(successful) == 0, "it says so")
+        assert certs(["dev", str(server.certificate)]) == 0
+        eventually(lambda: server.metric(successful) == 1, "it no longer does")
+
+
 def test_the_end_of_the_certificate_is_a_metric(server: Server) -> None:
     year = 365 * 24 * 3600
     start = Path(server.certificate / "tls.crt").stat().st_mtime
