@@ -16,7 +16,17 @@ from controlplane.access_log import AccessLog
 from controlplane.extensions import Json, extension
 from controlplane.ports import PORTS, Ports
 
-__all__ = ["PORTS", "AccessLog", "Bootstrap", "Ports", "config_map", "config_map_name", "overlay", "render"]
+__all__ = [
+    "PORTS",
+    "AccessLog",
+    "Bootstrap",
+    "Ports",
+    "config_map",
+    "config_map_name",
+    "content_hash",
+    "overlay",
+    "render",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +54,7 @@ class Bootstrap:
     upgrades: tuple[str, ...] = ()
 
 
+NAME_PREFIX = "envoy-sidecar-bootstrap-"
 UPGRADES = ("websocket", "SPDY/3.1", "tcp")  # browsers; kubectl exec and port-forward; docker attach
 
 
@@ -56,10 +67,15 @@ def render(bootstrap: Bootstrap) -> dict[str, str]:
 
 
 @lru_cache(maxsize=8)
+def content_hash(bootstrap: Bootstrap) -> str:
+    """Ten hexadecimal digits that say the content."""
+    return hashlib.sha256(json.dumps(render(bootstrap), sort_keys=True).encode()).hexdigest()[:10]
+
+
+@lru_cache(maxsize=8)
 def config_map_name(bootstrap: Bootstrap) -> str:
     """The name says the content: a sidecar that restarts reads what its arguments were made for."""
-    data = json.dumps(render(bootstrap), sort_keys=True)
-    return f"envoy-sidecar-bootstrap-{hashlib.sha256(data.encode()).hexdigest()[:10]}"
+    return f"{NAME_PREFIX}{content_hash(bootstrap)}"
 
 
 def config_map(bootstrap: Bootstrap, namespace: str) -> Json:

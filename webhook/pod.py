@@ -23,7 +23,8 @@ INJECT_LABEL = f"{PREFIX}inject"
 INJECTED_LABEL = f"{PREFIX}injected"
 VERSION_ANNOTATION = f"{PREFIX}version"
 SETTINGS_ANNOTATION = f"{PREFIX}settings-hash"
-MARKERS = (VERSION_ANNOTATION, SETTINGS_ANNOTATION)
+BOOTSTRAP_ANNOTATION = f"{PREFIX}bootstrap-hash"
+MARKERS = (VERSION_ANNOTATION, SETTINGS_ANNOTATION, BOOTSTRAP_ANNOTATION)
 DEFAULT_CONTAINER_ANNOTATION = "kubectl.kubernetes.io/default-container"
 MIRROR_ANNOTATION = "kubernetes.io/config.mirror"  # set by the kubelet on the image of a static pod
 

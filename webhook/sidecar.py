@@ -14,6 +14,7 @@ from controlplane import bootstrap
 from webhook import __version__, redirect
 from webhook.choices import Choices
 from webhook.pod import (
+    BOOTSTRAP_ANNOTATION,
     BOOTSTRAP_VOLUME,
     INIT,
     INJECTED_LABEL,
@@ -57,7 +58,11 @@ def render(choices: Choices, service: str, settings: Settings) -> Parts:
         first_containers=() if native else (envoy,),
         volumes=tuple(_volumes(settings)),
         labels={INJECTED_LABEL: "true"},
-        annotations={VERSION_ANNOTATION: __version__, SETTINGS_ANNOTATION: settings.hash},
+        annotations={
+            VERSION_ANNOTATION: __version__,
+            SETTINGS_ANNOTATION: settings.hash,
+            BOOTSTRAP_ANNOTATION: bootstrap.content_hash(settings.bootstrap),
+        },
     )
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests import build
 from tests.build import Document
 from webhook.injection import Injected, Rejected, Unchanged
+from webhook.pod import INJECTED_LABEL, MARKERS
 from webhook.policy import RejectReason
 
 OURS = ("envoy-sidecar", "envoy-sidecar-init")
@@ -80,7 +81,7 @@ def authors_part(document: Document) -> Document:
     """The pod less what is ours, with absent, null and empty taken for the same."""
     rest = copy.deepcopy(document)
     metadata, spec = rest["metadata"], rest["spec"]
-    ours = ("envoy-sidecar.io/injected", "envoy-sidecar.io/version", "envoy-sidecar.io/settings-hash")
+    ours = (INJECTED_LABEL, *MARKERS)
     for key in ("labels", "annotations"):
         kept = {name: value for name, value in (metadata.pop(key, None) or {}).items() if name not in ours}
         kept.pop("kubectl.kubernetes.io/default-container", None)
