@@ -9,6 +9,7 @@ from tests.contract.rendered import COMPONENTS, MANIFESTS, Object, kustomize, re
 
 FLOOR = Version("1.30")
 RELEASES = sorted({f"{it.major}.{it.minor}" for it in map(Version, all_versions()) if it >= FLOOR}, key=Version)
+FOREIGN = {"monitoring.coreos.com"}  # API groups of others: their schemas are not Kubernetes' own
 RENDERINGS = {
     "everything": lambda: render(*COMPONENTS),
     "the example": lambda: kustomize(MANIFESTS / "overlays" / "example"),
@@ -23,6 +24,10 @@ def problems(manifest: Object, release: str) -> list[str]:
     return []
 
 
+def is_foreign(manifest: Object) -> bool:
+    return manifest["apiVersion"].partition("/")[0] in FOREIGN
+
+
 def test_the_floor_is_among_the_releases() -> None:
     assert RELEASES[0] == str(FLOOR)
 
@@ -35,8 +40,8 @@ def test_each_component_works_by_itself(component: str) -> None:
 @pytest.mark.parametrize("release", RELEASES)
 @pytest.mark.parametrize("rendering", RENDERINGS)
 def test_every_manifest_passes_strict_validation(rendering: str, release: str) -> None:
-    manifests = RENDERINGS[rendering]()
-    assert [problem for manifest in manifests for problem in problems(manifest, release)] == []
+    ours = [manifest for manifest in RENDERINGS[rendering]() if not is_foreign(manifest)]
+    assert [problem for manifest in ours for problem in problems(manifest, release)] == []
 
 
 def test_a_wrong_field_does_not_pass() -> None:

@@ -1,0 +1,1 @@
+"""The alerts, in Prometheus' own rule engine."""
