@@ -1,0 +1,55 @@
+"""One injected pod talks to another: through the rules of their init containers, and both their Envoys."""
+
+import http.client
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from tests.dataplane.lab import Lab, Pod, application, asks, lab, manifest
+from tests.dataplane.network import Family
+
+pytestmark = [pytest.mark.dataplane, pytest.mark.envoy]
+
+families = pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with lab(tmp_path_factory.mktemp("lab")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def pods(node: Lab) -> tuple[Pod, Pod]:
+    made = [
+        node.pod(manifest(name, application("echo.py", "8080", readinessProbe=asks(8080))))
+        for name in ("web", "orders")
+    ]
+    return made[0], made[1]
+
+
+def get(address: str, port: int, path: str = "/") -> tuple[int, str]:
+    """Status and body."""
+    with closing(http.client.HTTPConnection(address, port, timeout=10)) as connection:
+        connection.request("GET", path)
+        with connection.getresponse() as response:
+            return response.status, response.read().decode()
+
+
+def counted(pod: Pod, metric: str) -> float:
+    """The value of a metric of the pod's sidecar, or 0 where it is not there yet."""
+    page = pod.call(lambda: get("127.0.0.1", 15090, "/stats/prometheus")[1])
+    return sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith(metric))
+
+
+@families
+def test_a_request_goes_through_both_sidecars(pods: tuple[Pod, Pod], family: Family) -> None:
+    web, orders = pods
+    before = [counted(web, OUT), counted(orders, IN)]
+    assert web.call(lambda: get(orders.address[family], 8080)[0]) == 200
+    assert [counted(web, OUT), counted(orders, IN)] == [before[0] + 1, before[1] + 1]
+
+
+OUT = 'envoy_http_downstream_rq_completed{envoy_http_conn_manager_prefix="outbound"'
+IN = 'envoy_http_downstream_rq_completed{envoy_http_conn_manager_prefix="inbound"'
