@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
-from controlplane import access_log, clusters, listeners
+from controlplane import access_log, clusters, explicit, listeners
 from controlplane.access_log import AccessLog
 from controlplane.extensions import Json, extension
 from controlplane.ports import PORTS, Ports
@@ -23,7 +23,9 @@ __all__ = [
     "Ports",
     "config_map",
     "config_map_name",
+    "config_map_of",
     "content_hash",
+    "digest",
     "overlay",
     "render",
 ]
@@ -69,7 +71,12 @@ def render(bootstrap: Bootstrap) -> dict[str, str]:
 @lru_cache(maxsize=8)
 def content_hash(bootstrap: Bootstrap) -> str:
     """Ten hexadecimal digits that say the content."""
-    return hashlib.sha256(json.dumps(render(bootstrap), sort_keys=True).encode()).hexdigest()[:10]
+    return digest(render(bootstrap))
+
+
+def digest(data: Mapping[str, str]) -> str:
+    """The same of a ConfigMap's data, whoever rendered it."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:10]
 
 
 @lru_cache(maxsize=8)
@@ -80,11 +87,16 @@ def config_map_name(bootstrap: Bootstrap) -> str:
 
 def config_map(bootstrap: Bootstrap, namespace: str) -> Json:
     """The ConfigMap object for that namespace."""
+    return config_map_of(render(bootstrap), namespace)
+
+
+def config_map_of(data: Mapping[str, str], namespace: str) -> Json:
+    """The same of data that another version may have rendered."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {
-            "name": config_map_name(bootstrap),
+            "name": f"{NAME_PREFIX}{digest(data)}",
             "namespace": namespace,
             "labels": {
                 "app.kubernetes.io/name": "envoy-sidecar",
@@ -92,20 +104,36 @@ def config_map(bootstrap: Bootstrap, namespace: str) -> Json:
             },
         },
         "immutable": True,
-        "data": render(bootstrap),
+        "data": dict(data),
     }
 
 
-def overlay(*, node_metadata: Mapping[str, object], access_log: AccessLog) -> dict[str, object]:
+def overlay(
+    *, node_metadata: Mapping[str, object], access_log: AccessLog, explicit_proxy: Bootstrap | None = None
+) -> Json:
     """What a pod's `--config-yaml` merges over the file: scalars replace, repeated fields append.
 
-    Envoy reads no environment; the kubelet puts values in place of `$(VAR)`, unescaped, so only values that are safe
-    inside JSON may stand there, such as names and addresses.
+    `explicit_proxy` adds the one of mode none, by these settings. Envoy reads no environment; the kubelet puts values
+    in place of `$(VAR)`, unescaped, so only values that are safe inside JSON may stand there: names and addresses.
     """
     return {
         "node": {"metadata": dict(node_metadata)},
         "layered_runtime": {"layers": [_layer("pod", access_log)]},
+        **({"static_resources": _explicit(explicit_proxy)} if explicit_proxy else {}),
     }
+
+
+@lru_cache(maxsize=8)
+def _explicit(bootstrap: Bootstrap) -> Json:
+    dual = bootstrap.ip_families == "dual"
+    return {
+        "listeners": [explicit.listener(dual=dual, upgrades=_upgrades(bootstrap))],
+        "clusters": [explicit.cluster(dual=dual, connect_timeout_seconds=bootstrap.connect_timeout_seconds)],
+    }
+
+
+def _upgrades(bootstrap: Bootstrap) -> tuple[str, ...]:
+    return (*UPGRADES, *bootstrap.upgrades)
 
 
 def _render(bootstrap: Bootstrap, dual: bool) -> str:
@@ -120,12 +148,12 @@ def _document(bootstrap: Bootstrap, dual: bool) -> Json:
             "ignore_global_conn_limit": True,
         },
         "static_resources": {
-            "listeners": listeners.static(dual=dual, upgrades=(*UPGRADES, *bootstrap.upgrades)),
+            "listeners": listeners.static(dual=dual, upgrades=_upgrades(bootstrap)),
             "clusters": clusters.static(bootstrap.connect_timeout_seconds),
         },
         "stats_config": _STATS,
         "deferred_stat_options": {"enable_deferred_creation_stats": True},
-        "layered_runtime": {"layers": [_layer("base", "errors")]},
+        "layered_runtime": {"layers": [_layer("base", "off")]},
         "overload_manager": _overload(bootstrap.max_connections),
     }
 
@@ -145,6 +173,7 @@ _STATS: Json = {
                     "cluster.",
                     "cluster_manager.",
                     "control_plane.",
+                    "http.explicit.",
                     "http.inbound.",
                     "http.outbound.",
                     "listener.",
