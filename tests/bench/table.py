@@ -78,12 +78,14 @@ def rows(samples: Samples) -> Iterator[Row]:
 
 def render(table: Sequence[Row]) -> str:
     """The rows as a Markdown table that reads well as plain text too."""
-    lines = [
-        ("", "bodies", "ours: median (min to max)", "naive", "goal", "aim", "verdict"),
-        *(row.cells() for row in table),
-    ]
+    head = ("", "bodies", "ours: median (min to max)", "naive", "goal", "aim", "verdict")
+    return markdown([head, *(row.cells() for row in table)])
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of cells, the first of them the head, as a Markdown table with its columns aligned."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, tuple("-" * width for width in widths))
+    ruled = [lines[0], ["-" * width for width in widths], *lines[1:]]
     return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in ruled
     )
