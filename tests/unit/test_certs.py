@@ -19,7 +19,7 @@ from certs.bundle import Bundle, Validity
 from tests import needs
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
-VALIDITY = Validity.starting(NOW, days=365)
+VALIDITY = Validity.starting(NOW, timedelta(days=365))
 HOST = "envoy-sidecar-webhook.envoy-sidecar-system.svc"
 
 

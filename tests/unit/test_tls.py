@@ -2,7 +2,7 @@
 
 import ssl
 import subprocess
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,11 +15,11 @@ from webhook.errors import CertificateError
 from webhook.tls import Certificate
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
-CA = issue_ca("test CA", Validity.starting(NOW, days=365))
+CA = issue_ca("test CA", Validity.starting(NOW, timedelta(days=365)))
 
 
 def pair(days: int = 365, name: str = "localhost") -> Bundle:
-    return issue_leaf(CA, [name], Validity.starting(NOW, days))
+    return issue_leaf(CA, [name], Validity.starting(NOW, timedelta(days=days)))
 
 
 def write(directory: Path, certificate: bytes, key: bytes) -> None:

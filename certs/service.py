@@ -1,0 +1,167 @@
+"""The process: keeps certificates valid until it is told to stop; its metrics and health are on a plain HTTP port.
+
+It looks once a period by the clock on the wall, and at once when something that is watched changes. Whatever fails is
+tried again, later each time, up to the period; it is told and counted, and never ends the process.
+"""
+
+import http.server
+import logging
+import random
+import signal
+import socket
+import socketserver
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+from certs.kube import REASONS, WATCHED, ConflictError, Kube, KubeError
+from certs.logs import log, tell
+from certs.metrics import CONTENT_TYPE, Metrics
+from certs.rotation import Step
+from certs.rounds import Keeper, settle
+
+FAILURES = (*REASONS, "internal")
+PAUSE_SECONDS = 1  # between two looks, however much changes
+PATIENCE = 5  # periods without a look, after which the process is no longer healthy
+
+
+@dataclass(slots=True)
+class Service:
+    """One process. `period`: seconds."""
+
+    keeper: Keeper
+    kube: Kube
+    period: float
+    metrics: Metrics = field(default_factory=lambda: Metrics(FAILURES))
+    ready: bool = False
+    _wake: threading.Event = field(default_factory=threading.Event)
+    _stopping: threading.Event = field(default_factory=threading.Event)
+    _looked: float = field(default_factory=time.monotonic)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether it still looks, however that ends."""
+        return time.monotonic() - self._looked < PATIENCE * max(self.period, 60)
+
+    def run(self) -> None:
+        """Returns after `stop`, with the step that it is at done."""
+        for path, query in WATCHED:
+            threading.Thread(target=self._watch, args=(path, query), daemon=True, name=f"watch {path}").start()
+        failures = 0
+        while not self._stopping.is_set():
+            self._wake.clear()
+            failures = 0 if self._look() else failures + 1
+            if not self._stopping.wait(min(PAUSE_SECONDS, self.period)):
+                self._wake.wait(_until_next(self.period, failures))
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._wake.set()
+
+    def _look(self) -> bool:
+        """Does all that is to be done; whether it could."""
+        try:
+            settled = settle(self.keeper, self._tell)
+        except KubeError as error:
+            self._failed(error.reason, "cannot read the cluster", str(error))
+            return False
+        except Exception:  # our own bug must not end what keeps certificates valid: the next look may be another
+            self.metrics.failed("internal")
+            log.exception("internal error")
+            return False
+        finally:
+            self._looked = time.monotonic()
+        self.metrics.show(settled.observed, settled.at, self.keeper.installation.authority.name)
+        if settled.failures:
+            return False
+        self.metrics.last_success.set(settled.at.timestamp())
+        self.ready = True
+        return True
+
+    def _tell(self, step: Step, error: KubeError | None) -> None:
+        facts = {"step": step.verb, "target": str(step.target), "reason": step.reason}
+        if error is None:
+            self.metrics.did(step.verb)
+            tell("step", facts)
+        elif isinstance(error, ConflictError):
+            self.metrics.conflicts.inc()
+            tell("conflict", facts)
+        else:
+            self._failed(error.reason, "step failed", str(error), facts)
+
+    def _failed(self, reason: str, event: str, message: str, facts: dict[str, str] | None = None) -> None:
+        self.metrics.failed(reason)
+        tell(event, {**(facts or {}), "failure": reason, "error": message}, logging.ERROR)
+
+    def _watch(self, path: str, query: dict[str, str]) -> None:
+        failures = 0
+        while True:
+            try:
+                for _ in self.kube.watch(path, query):
+                    failures = 0
+                    self._wake.set()
+            except KubeError as error:
+                # What it would have brought is seen a period later. Only a refusal will not go away by itself.
+                if error.reason not in ("unreachable", "server") and not failures:
+                    self._failed(error.reason, "cannot watch", str(error))
+                failures += 1
+            time.sleep(_delay(failures, self.period))
+
+
+def _until_next(period: float, failures: int) -> float:
+    to_period = period - time.time() % period
+    return min(to_period, _delay(failures, period)) if failures else to_period
+
+
+def _delay(failures: int, period: float) -> float:
+    """Seconds: 1, 2, 4, up to the period; half of it by chance, so that replicas do not come together."""
+    return min(2.0 ** max(failures - 1, 0), period) * random.uniform(0.5, 1)  # noqa: S311  # no secret
+
+
+def run(service: Service, address: str, port: int) -> None:
+    """Runs until SIGTERM or SIGINT. Raises OSError if the port cannot be had."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: service.stop())
+    with _pages(service, address, port) as bound:
+        tell("running", {"metrics_port": bound, "period_seconds": service.period})
+        service.run()
+    tell("stopped", {})
+
+
+@contextmanager
+def _pages(service: Service, address: str, port: int) -> Iterator[int]:
+    pages: dict[str, Callable[[], tuple[bool, bytes]]] = {
+        "/metrics": lambda: (True, service.metrics.page()),
+        "/healthz": lambda: (service.healthy, b""),
+        "/readyz": lambda: (service.ready, b""),
+    }
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        timeout = 5  # seconds that a client may take
+
+        def do_GET(self) -> None:
+            page = pages.get(self.path.partition("?")[0])
+            good, body = page() if page else (False, b"")
+            missing = HTTPStatus.SERVICE_UNAVAILABLE if page else HTTPStatus.NOT_FOUND
+            self.send_response(HTTPStatus.OK if good else missing)
+            self.send_header("Content-Type", CONTENT_TYPE if body else "text/plain")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing: a scrape is no event."""
+
+    class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
+        daemon_threads = True
+        address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
+
+    with Server((address, port), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True, name="pages").start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
