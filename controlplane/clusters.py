@@ -33,6 +33,13 @@ def _original_dst(name: str, connect_timeout_seconds: int) -> Json:
         "lb_policy": "CLUSTER_PROVIDED",
         "connect_timeout": f"{connect_timeout_seconds}s",
         "cleanup_interval": "60s",
+        **transparent(),
+    }
+
+
+def transparent() -> Json:
+    """What a cluster needs in order to pass what it gets."""
+    return {
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
         "circuit_breakers": {
             "thresholds": [

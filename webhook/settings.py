@@ -109,7 +109,7 @@ class Sidecar:
     resources: Annotated[SidecarResources, AfterValidator(_request_within_limit)] = SidecarResources()
     concurrency: Annotated[int, Field(ge=1, le=128)] = 2
     log_level: Annotated[LogLevel, _OFF] = "warning"
-    access_log: Annotated[AccessLog, _OFF] = "errors"
+    access_log: Annotated[AccessLog, _OFF] = "off"
     drain_seconds: Seconds = 20
     upstreams: Services = ()
     uid: Id = 1337

@@ -190,6 +190,7 @@ def _arguments(choices: Choices, service: str, settings: Settings) -> list[str]:
             "upstreams": ",".join(choices.upstreams),
         },
         access_log=choices.access_log,
+        explicit_proxy=settings.bootstrap if choices.mode == "none" else None,
     )
     return [
         "--config-path",

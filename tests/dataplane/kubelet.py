@@ -128,7 +128,7 @@ class Kubelet:
             self._hook(container, "postStart")
 
     def wait_until_ready(self, seconds: float = 30) -> None:
-        eventually(self.ready, f"the pod is ready: {self._tails()}", seconds)
+        self._await(self.ready, "the pod is ready", seconds)
 
     def ready(self) -> bool:
         """Whether every container that runs for good passes its readiness probe now."""
@@ -178,7 +178,7 @@ class Kubelet:
         self._hook(sidecar, "postStart")
         probe = sidecar.spec.get("startupProbe", {})
         seconds = probe.get("periodSeconds", 10) * probe.get("failureThreshold", 3)
-        eventually(lambda: self.passes(sidecar, "startupProbe"), f"{sidecar.name} is up: {tail(sidecar.log)}", seconds)
+        self._await(lambda: self.passes(sidecar, "startupProbe"), f"{sidecar.name} is up", seconds)
         self._tell(sidecar.name, "up")
 
     def _complete(self, spec: Document) -> None:
@@ -239,9 +239,18 @@ class Kubelet:
         finally:
             connection.close()
 
-    def _tails(self) -> str:
-        logs = [each.log for each in (*self.sidecars.values(), *self.containers.values())]
-        return "\n".join(f"{log.name}: {tail(log)}" for log in logs if log.exists())
+    def _await(self, ask: Callable[[], bool], what: str, seconds: float) -> None:
+        """Raises NotReadyError with what the containers say; at once, if one ends again and again."""
+        every = (*self.sidecars.values(), *self.containers.values())
+        try:
+            crashed = eventually(lambda: [each for each in every if len(each.exits) > 3] or ask(), what, seconds)
+        except NotReadyError:
+            crashed = list(every)
+        if isinstance(crashed, list):
+            said = "\n".join(
+                f"{each.name} ({each.exits}): {tail(each.log, 4)[-1000:]}" for each in every if each.log.exists()
+            )
+            raise NotReadyError(f"not within {seconds:g} s: {what}\n{said}")
 
 
 def _connects(where: tuple[str, int], seconds: float) -> bool:

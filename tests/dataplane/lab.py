@@ -108,6 +108,7 @@ class Lab:
         net = self._stack.enter_context(netns.namespace())
         self._plug(net, f"pod{number}", address)
         volumes = _volumes(stored, folder, settings)
+        (folder / "hosts").write_text(_hosts(stored["spec"]))
         sandbox = Sandbox(net, folder, volumes, _facts(stored, address), _images(settings))
         kubelet = Kubelet(stored["spec"], sandbox, self.node)
         self._stack.callback(kubelet.kill)
@@ -150,6 +151,12 @@ def _volumes(stored: Document, folder: Path, settings: Settings) -> dict[str, Pa
             case _:
                 raise NotImplementedError(f"the lab has no such volume: {volume}")
     return made
+
+
+def _hosts(spec: Document) -> str:
+    """The kubelet's /etc/hosts: how pods in this lab, which has no DNS, know each other by name."""
+    aliases = [f"{alias['ip']} {' '.join(alias['hostnames'])}" for alias in spec.get("hostAliases", [])]
+    return "\n".join(["127.0.0.1 localhost", "::1 localhost", *aliases, ""])
 
 
 def _facts(stored: Document, address: Mapping[Family, str]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -33,6 +34,14 @@ def test_envoy_accepts_it_without_a_warning(tmp_path: Path, text: str) -> None:
 def test_envoy_accepts_it_with_the_overlay_of_a_pod(tmp_path: Path, name: str, choice: AccessLog) -> None:
     laid_over = overlay(node_metadata={"namespace": "shop", "upstreams": "a,b"}, access_log=choice)
     validated = validate(tmp_path, FILES[name], "--config-yaml", json.dumps(laid_over))
+    assert (validated.returncode, validated.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("families", ["dual", "ipv4"])
+def test_envoy_accepts_the_proxy_of_mode_none(tmp_path: Path, families: Literal["dual", "ipv4"]) -> None:
+    settings = Bootstrap(ip_families=families)
+    laid_over = overlay(node_metadata={}, access_log="off", explicit_proxy=settings)
+    validated = validate(tmp_path, FILES[f"bootstrap-{families}.json"], "--config-yaml", json.dumps(laid_over))
     assert (validated.returncode, validated.stderr) == (0, "")
 
 
