@@ -1,12 +1,16 @@
-"""The control plane's commands. So far one: `python -m controlplane bootstrap` prints a namespace's ConfigMap."""
+"""The control plane's commands: `serve` is the process, `bootstrap` prints a namespace's ConfigMap."""
 
 import argparse
 import os
 import re
 import reprlib
+import signal
 import sys
+import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,12 +18,25 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
 
-from controlplane.bootstrap import Bootstrap, config_map
+from controlplane.bootstrap import Bootstrap, config_map, render
 
 MAX_BYTES = 1 << 20  # a ConfigMap holds no more
 EXAMPLE = """example:
   python -m controlplane bootstrap --namespace shop | kubectl apply -f -
 """
+HOME = "envoy-sidecar-system"
+SERVE = """Keeps the bootstrap of these settings, and those that pods or a rollback may still name, in every namespace
+that is labelled envoy-sidecar.io/inject=enabled, and says in the ConfigMap envoy-sidecar-published what is everywhere.
+"""
+SERVE_EXAMPLE = """example:
+  python -m controlplane serve --settings settings.yaml --kubeconfig ~/.kube/config
+
+exit codes:
+  0  stopped by a signal
+  2  wrong usage, unusable settings or credentials, or the port is taken
+"""
+RETENTION = "how long a bootstrap is kept that no pod names and no control plane has for its own (default: 30)"
+PERIOD = "between two looks when nothing happens; a namespace that opts in is seen at once (default: 60)"
 
 
 class SettingsError(Exception):
@@ -41,6 +58,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
+    code: int = options.run(bootstrap, options)
+    return code
+
+
+def _serve(bootstrap: Bootstrap, options: argparse.Namespace) -> int:
+    # Kubernetes' package takes half a second to import, and only this needs it.
+    from controlplane import kube, serving
+    from controlplane.publisher import Publisher
+
+    try:
+        cluster = kube.Kube(kube.connect(options.kubeconfig))
+        publisher = Publisher(cluster, options.namespace, render(bootstrap))
+        metrics = serving.Metrics(publisher.current)
+        service = serving.Service(publisher, timedelta(days=options.retention_days), options.period_seconds, metrics)
+        server = serving.monitoring(options.metrics_address, options.metrics_port, service, metrics)
+    except (kube.KubeError, OSError) as error:
+        print(f"controlplane: {error}", file=sys.stderr)
+        return 2
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: service.stop())
+    serving.log_to_stderr()
+    threading.Thread(target=server.serve_forever, name="monitoring", daemon=True).start()
+    service.run()
+    return 0
+
+
+def _print(bootstrap: Bootstrap, options: argparse.Namespace) -> int:
     try:
         print(yaml.dump(config_map(bootstrap, options.namespace), Dumper=_Dumper, sort_keys=False), end="", flush=True)
     except OSError as error:
@@ -93,8 +137,38 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     bootstrap.add_argument("--namespace", required=True, type=_namespace, help="where it goes: a DNS label")
-    bootstrap.add_argument("--settings", type=Path, metavar="FILE", help="the settings file of the webhook")
+    serve = commands.add_parser(
+        "serve",
+        help="keep the bootstrap ConfigMaps in every opted-in namespace",
+        description=SERVE,
+        epilog=SERVE_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    serve.add_argument("--namespace", default=HOME, type=_namespace, help=f"where we are installed (default: {HOME})")
+    serve.add_argument("--kubeconfig", metavar="FILE", help="how to reach the API server; not needed in a pod")
+    serve.add_argument("--retention-days", type=_days, default=30, metavar="DAYS", help=RETENTION)
+    serve.add_argument("--period-seconds", type=_seconds, default=60.0, metavar="SECONDS", help=PERIOD)
+    serve.add_argument("--metrics-address", default="::", metavar="IP", help="for /metrics, /healthz and /readyz")
+    serve.add_argument("--metrics-port", type=int, default=9090, metavar="PORT", help="the same (default: 9090)")
+    for command, run in ((bootstrap, _print), (serve, _serve)):
+        command.add_argument("--settings", type=Path, metavar="FILE", help="the settings file of the webhook")
+        command.set_defaults(run=run)
     return parser
+
+
+def _days(text: str) -> float:
+    return _positive(text, "days")
+
+
+def _seconds(text: str) -> float:
+    return _positive(text, "seconds")
+
+
+def _positive(text: str, unit: str) -> float:
+    with suppress(ValueError):
+        if 0 < (number := float(text)) < 1e6:
+            return number
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of {unit}")
 
 
 def _namespace(text: str) -> str:
