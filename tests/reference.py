@@ -1,5 +1,6 @@
 """The reference tables of the docs, made from the code that they describe."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from operator import attrgetter
@@ -8,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic.alias_generators import to_camel
 
+from tests.monitoring.rules import alerts
 from webhook import explain, settings
 from webhook.annotations import TABLE, Annotation
 from webhook.policy import RejectReason, SkipReason
@@ -78,6 +80,25 @@ def skips() -> str:
 
 def rejections() -> str:
     return table(("code", "because"), [(f"`{reason}`", reason.sentence) for reason in RejectReason])
+
+
+def alert_table() -> str:
+    """Every alert, and the metrics by which it knows."""
+    rows = [
+        (
+            f"[{name}](#{name.lower()})",
+            rule["labels"]["severity"],
+            rule["annotations"]["summary"],
+            _metrics(rule["expr"]),
+        )
+        for name, rule in alerts().items()
+    ]
+    return table(("alert", "severity", "what it says", "metric"), rows)
+
+
+def _metrics(expression: str) -> str:
+    names = re.findall(r"\b(?:envoy_sidecar|apiserver)_\w+", expression)
+    return ", ".join(f"`{name.removesuffix('_bucket')}`" for name in dict.fromkeys(names))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

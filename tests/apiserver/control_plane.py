@@ -7,7 +7,7 @@ annotation. No kubelet, and a controller-manager only where a test asks for one.
 import secrets
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from ssl import create_default_context
@@ -137,12 +137,12 @@ def answers(url: str, cluster: Cluster) -> bool:
 
 
 @contextmanager
-def controller_manager(cluster: Cluster) -> Iterator[None]:
-    """The controllers between a Deployment or a Job and its pods."""
+def controller_manager(cluster: Cluster, controllers: Sequence[str] = CONTROLLERS) -> Iterator[None]:
+    """These controllers; by default, those between a Deployment or a Job and its pods."""
     command = [
         str(binaries.kubernetes("kube-controller-manager")),
         f"--kubeconfig={cluster.kubeconfig}",
-        f"--controllers={','.join(CONTROLLERS)}",
+        f"--controllers={','.join(controllers)}",
         f"--service-account-private-key-file={cluster.directory / 'service-accounts.key'}",
         "--leader-elect=false",
         "--secure-port=0",

@@ -11,7 +11,8 @@ from tests import needs
 from tests.contract.rendered import MANIFESTS
 
 FOLDER = MANIFESTS / "components" / "monitoring"
-FILES = sorted(FOLDER.glob("*-rules.yaml"))
+RESOURCES: list[str] = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())["resources"]
+FILES = [FOLDER / name for name in RESOURCES if name.endswith("-rules.yaml")]
 Object = dict[str, Any]
 
 

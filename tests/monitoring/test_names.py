@@ -5,33 +5,21 @@ import re
 import yaml
 
 from tests.contract.rendered import CHECKOUT, Object, render, selects
+from tests.monitoring.pages import metrics
 from tests.monitoring.rules import FOLDER, alerts, rules
-from webhook.metrics import Metrics
 
-OURS = re.compile(r"\benvoy_sidecar_webhook_\w+")
+OURS = re.compile(r"\benvoy_sidecar_(?:webhook|certs)_\w+")
 RUNBOOKS = "https://github.com/envoy-sidecar-injector/envoy-sidecar-injector/blob/main/docs/operations.md"
-
-
-def webhook_page() -> str:
-    """The metrics of a webhook that has answered something."""
-    metrics = Metrics("0123456789")
-    metrics.observe("inject", "injected", "added", 0.001)
-    return metrics.page().decode()
-
-
-def samples(page: str) -> set[str]:
-    """The names of the series on a metrics page."""
-    return set(re.findall(r"^(\w+)[ {]", page, re.MULTILINE))
 
 
 def deployments(objects: tuple[Object, ...]) -> list[Object]:
     return [it for it in objects if it["kind"] == "Deployment"]
 
 
-def test_every_metric_of_the_webhook_in_a_rule_exists() -> None:
+def test_every_metric_of_ours_in_a_rule_exists() -> None:
     named = {name for rule in rules() for name in OURS.findall(rule["expr"])}
     assert named
-    assert named - samples(webhook_page()) == set()
+    assert named - metrics() == set()
 
 
 def test_every_process_of_ours_is_scraped_where_it_serves_metrics() -> None:

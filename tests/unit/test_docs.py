@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from tests import reference
+from tests.monitoring.pages import metrics
 from webhook import explain
 from webhook.__main__ import CHECK, EXPLAIN, INJECT, SETTINGS, main
 from webhook.annotations import TABLE
-from webhook.metrics import Metrics
 from webhook.policy import RejectReason, SkipReason
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +30,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "settings": reference.setting_table,
     "skips": reference.skips,
     "rejections": reference.rejections,
+    "alerts": reference.alert_table,
 }
 CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)(#[^)]*)?\)")
@@ -167,12 +168,20 @@ def test_a_path_that_is_named_exists(page: Path) -> None:
 
 
 def test_a_metric_that_is_named_exists() -> None:
-    metrics = Metrics("0123456789")
-    metrics.observe("/inject", "injected", "added", 0.001)
-    named = {metric for page in PAGES for metric in re.findall(r"envoy_sidecar_webhook_\w+", page.read_text())}
+    named = {
+        metric for page in PAGES for metric in re.findall(r"envoy_sidecar_(?:webhook|certs)_\w+", page.read_text())
+    }
 
     assert named
-    assert [metric for metric in named if metric.encode() not in metrics.page()] == []
+    assert named - metrics() == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_a_log_line_that_is_named_exists(page: Path) -> None:
+    code = "".join(file.read_text() for package in ("webhook", "certs") for file in (ROOT / package).glob("*.py"))
+    named = re.findall(r"log lines? `([^`]+)`", " ".join(page.read_text().split()))
+
+    assert [line for line in named if f'"{line}"' not in code] == []
 
 
 def test_the_settings_page_shows_the_example_that_is_checked() -> None:

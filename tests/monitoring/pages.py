@@ -1,0 +1,15 @@
+"""The names of the metrics of our processes, by the pages that Prometheus reads."""
+
+import re
+
+from certs.metrics import Metrics as CertsMetrics
+from certs.service import FAILURES
+from webhook.metrics import Metrics as WebhookMetrics
+
+
+def metrics() -> set[str]:
+    """Every metric and every series of ours, whether it has a value yet or not."""
+    webhook = WebhookMetrics("0123456789")
+    webhook.observe("inject", "injected", "added", 0.001)
+    pages = webhook.page().decode() + CertsMetrics(FAILURES).page().decode()
+    return set(re.findall(r"^(?:# TYPE )?(envoy_sidecar_\w+)", pages, re.MULTILINE))
