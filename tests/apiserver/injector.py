@@ -21,7 +21,7 @@ from tests.apiserver.processes import NotReadyError, eventually, running, tail
 
 CHECKOUT = Path(__file__).parents[2]
 MANIFESTS = CHECKOUT / "manifests"
-OURS = "envoy-sidecar-webhook"  # the MutatingWebhookConfiguration
+OURS = "envoy-sidecar-webhook"  # the MutatingWebhookConfiguration, and the Deployment
 REQUESTS = "envoy_sidecar_webhook_admissions_total"
 
 
@@ -118,8 +118,8 @@ def manifests(cluster: Cluster, directory: Path, components: Sequence[str] = ())
 
 
 def settings(objects: Sequence[Object]) -> str:
-    """The settings file that the Deployment in these manifests mounts."""
-    deployment = next(o for o in objects if o["kind"] == "Deployment")
+    """The settings file that the webhook's Deployment in these manifests mounts."""
+    deployment = next(o for o in objects if (o["kind"], o["metadata"]["name"]) == ("Deployment", OURS))
     volumes = deployment["spec"]["template"]["spec"]["volumes"]
     mounted = {volume["configMap"]["name"] for volume in volumes if "configMap" in volume}
     data = next(o["data"] for o in objects if o["kind"] == "ConfigMap" and o["metadata"]["name"] in mounted)

@@ -20,6 +20,7 @@ CHECKOUT = Path(__file__).parents[2]
 MANIFESTS = CHECKOUT / "manifests"
 COMPONENTS = sorted(folder.name for folder in (MANIFESTS / "components").iterdir())
 NAMESPACE = "envoy-sidecar-system"
+WEBHOOK, CERTS = "envoy-sidecar-webhook", "envoy-sidecar-certs"  # the Deployments; an image serves both
 SYSTEM = ("kube-system", "kube-public", "kube-node-lease", NAMESPACE)
 
 
@@ -70,9 +71,9 @@ def webhooks(objects: Iterable[Object], kind: str) -> list[Object]:
     return entries
 
 
-def pod_spec(objects: Iterable[Object]) -> Object:
-    """Of the webhook's Deployment."""
-    spec: Object = one(objects, "Deployment")["spec"]["template"]["spec"]
+def pod_spec(objects: Iterable[Object], deployment: str = WEBHOOK) -> Object:
+    """Of that Deployment."""
+    spec: Object = one(objects, "Deployment", deployment)["spec"]["template"]["spec"]
     return spec
 
 

@@ -5,8 +5,8 @@ from typing import Any, get_args
 
 import pytest
 
-from certs.__main__ import NAMES
-from tests.contract.rendered import COMPONENTS, NAMESPACE, SYSTEM, Object, one, render, selects, webhooks
+from certs.objects import Installation
+from tests.contract.rendered import COMPONENTS, NAMESPACE, SYSTEM, WEBHOOK, Object, one, render, selects, webhooks
 from webhook import app, pod, policy, workload
 
 INJECTOR, ADVISOR = "MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"
@@ -126,17 +126,20 @@ def test_the_three_entries_differ_in_name_path_and_level_only(kind: str) -> None
 
 @BOTH
 def test_rule_25_the_api_server_finds_our_service_under_a_name_that_the_certificate_holds(kind: str) -> None:
-    service = one(render(), "Service")
+    service = one(render(), "Service", WEBHOOK)
     name, ports = service["metadata"]["name"], {port["name"]: port["port"] for port in service["spec"]["ports"]}
     for entry in webhooks(render(), kind):
         called = entry["clientConfig"]["service"]
         assert (called["namespace"], called["name"], called["port"]) == (NAMESPACE, name, ports["https"])
-        assert f"{called['name']}.{called['namespace']}.svc" in NAMES
+        (leaf,) = [names for target, names in Installation().leaves.items() if target.name == f"{WEBHOOK}-tls"]
+        assert f"{called['name']}.{called['namespace']}.svc" in leaf
 
 
 @pytest.mark.parametrize("component", [None, *COMPONENTS])
 def test_no_manifest_holds_a_ca_bundle(component: str | None) -> None:
-    assert "caBundle" not in repr(render(*([component] if component else [])))
+    registrations = [it for it in render(*([component] if component else [])) if "webhooks" in it]
+    assert len(registrations) == 2
+    assert "caBundle" not in repr(registrations)
 
 
 def test_failure_policy_ignore_changes_the_failure_policy_and_nothing_else() -> None:
