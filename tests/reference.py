@@ -40,6 +40,7 @@ HELP = {
     "server.port": "The HTTPS port of admissions.",
     "server.metricsPort": "The HTTP port of metrics and probes.",
     "server.tlsDirectory": "Holds `tls.crt` and `tls.key`; a change is served without a restart.",
+    "server.publishedFile": "Lists the bootstraps that are in every namespace; a replica is unready until its own is.",
     "server.keepAliveSeconds": "How long an idle connection stays open; the API server's client keeps 90 seconds.",
     "server.shutdownGraceSeconds": "How long a replica that ends is unready and still serves.",
     "server.drainSeconds": "How long it then waits for requests that it has begun.",

@@ -117,6 +117,9 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     serve = _add(commands, "serve", "answer the API server", SERVE, _serve)
     serve.add_argument("--settings", metavar="FILE", type=Path, help="the operator's settings; none: the defaults")
     serve.add_argument("--tls-dir", metavar="DIR", dest="tls_directory", help="holds tls.crt and tls.key")
+    serve.add_argument(
+        "--published", metavar="FILE", dest="published_file", help="unready until it lists our bootstrap"
+    )
     serve.add_argument("--address", metavar="IP", help="to listen on; :: is every address of both families")
     serve.add_argument("--port", metavar="N", type=_port, help="of admissions, HTTPS; 0: any that is free")
     serve.add_argument("--metrics-port", metavar="N", type=_port, help="of metrics and probes, HTTP; 0: any")
@@ -149,7 +152,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     pydantic.BaseModel.model_config["defer_build"] = True  # FastAPI's models of OpenAPI, never used here: 70 ms
     from webhook import server
 
-    names = ("tls_directory", "address", "port", "metrics_port")
+    names = ("tls_directory", "published_file", "address", "port", "metrics_port")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     return server.run_serve(arguments.settings, given)
 

@@ -110,6 +110,16 @@ class State:
     """Whether this replica wants more requests. Settings and certificate are loaded before it exists."""
 
     stopping: bool = False
+    unpublished: str = ""  # the bootstrap that pods would wait for
+
+    @property
+    def problem(self) -> str:
+        """Why it wants none; empty if it does."""
+        if self.stopping:
+            return "stopping"
+        if self.unpublished:
+            return f"bootstrap {self.unpublished} is not in every namespace yet; see `controlplane serve`"
+        return ""
 
 
 class _Answer(NamedTuple):
@@ -263,6 +273,6 @@ def _health(state: State) -> Mapping[str, Callable[[Request], Awaitable[Response
         return PlainTextResponse("ok")
 
     async def readyz(_request: Request) -> Response:
-        return PlainTextResponse("stopping", 503) if state.stopping else PlainTextResponse("ok")
+        return PlainTextResponse(state.problem, 503) if state.problem else PlainTextResponse("ok")
 
     return {"/healthz": healthz, "/readyz": readyz}

@@ -115,7 +115,8 @@ class _Process:
 
     def __init__(self, settings: Settings, counted: Metrics, certificate: Certificate) -> None:
         self._settings, self._metrics, self._certificate = settings, counted, certificate
-        self._state, self._stop = State(), asyncio.Event()
+        awaited = settings.bootstrap_hash if settings.server.published_file else ""
+        self._state, self._stop = State(unpublished=awaited), asyncio.Event()
         self._admissions = self._server(app.create(settings, counted, self._state), secure=True)
         self._monitoring = self._server(app.create_metrics(counted, self._state), secure=False)
 
@@ -187,11 +188,22 @@ class _Process:
     async def _look(self) -> None:
         self._tell_expiry()
         while True:
+            self._look_for_bootstrap()
             await asyncio.sleep(LOOK_SECONDS)
             self._reload()
             now = asyncio.get_running_loop().time()
             for server in (self._admissions, self._monitoring):
                 cut_off_overdue(server.server_state.connections, now)
+
+    def _look_for_bootstrap(self) -> None:
+        """A pod that names a ConfigMap which is not in its namespace waits for it, so we wait first."""
+        if not self._state.unpublished:
+            return
+        with suppress(OSError, UnicodeDecodeError):  # not there yet
+            published = Path(self._settings.server.published_file).read_text().split()
+            if self._state.unpublished in published:
+                _LOG.info("bootstrap published", extra={"facts": {"hash": self._state.unpublished}})
+                self._state.unpublished = ""
 
     def _reload(self) -> None:
         try:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
 
-from controlplane.bootstrap import PORTS, Bootstrap
+from controlplane.bootstrap import PORTS, Bootstrap, content_hash
 from webhook import documents, values
 from webhook.documents import Document
 from webhook.errors import MalformedDocument, SettingsError
@@ -162,6 +162,7 @@ class Server:
     port: Port = 8443
     metrics_port: Port = 9090
     tls_directory: str = "/etc/envoy-sidecar-webhook/tls"
+    published_file: str = ""  # lists the bootstraps that are in every namespace; unready until ours is; "": ask nobody
     keep_alive_seconds: Annotated[int, Field(ge=1, le=3600)] = 120  # the API server's client keeps 90
     shutdown_grace_seconds: Seconds = 10  # unready, still serving: until no endpoint points here any more
     drain_seconds: Seconds = 15
@@ -184,6 +185,11 @@ class Settings:
     unknown_annotations: Literal["warn", "reject"] = "warn"  # an unknown key under our prefix
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
     server: Server = field(default_factory=Server)
+
+    @property
+    def bootstrap_hash(self) -> str:
+        """Which bootstrap its pods name."""
+        return content_hash(self.bootstrap)
 
     @cached_property
     def hash(self) -> str:

@@ -203,6 +203,14 @@ def test_a_stopping_replica_is_alive_and_unready(port: str) -> None:
     assert client.send("GET", "/healthz", app=app).status_code == 200
 
 
+def test_a_replica_whose_bootstrap_is_not_in_every_namespace_is_unready_and_says_so() -> None:
+    client = Client()
+    client.state.unpublished = "0123456789"
+    answer = client.send("GET", "/readyz")
+    assert (answer.status_code, "bootstrap 0123456789 is not in every namespace" in answer.text) == (503, True)
+    assert client.send("GET", "/healthz").status_code == 200
+
+
 @pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json"])
 def test_nothing_documents_itself_to_the_network(path: str) -> None:
     assert Client().send("GET", path).status_code == 404

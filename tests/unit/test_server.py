@@ -248,6 +248,22 @@ def test_nobody_who_stops_reading_our_log_stops_an_admission(tmp_path: Path, tls
             process.kill()
 
 
+# The bootstrap
+
+
+def test_a_server_is_ready_once_its_bootstrap_is_published(tmp_path: Path) -> None:
+    published = tmp_path / "hashes"
+    with (
+        serving(tmp_path, f"server: {{publishedFile: {published}, shutdownGraceSeconds: 0}}") as server,
+        closing(server.client()) as client,
+    ):
+        assert exchange(client, "GET", "/readyz").status == 503
+        published.write_text(f"ffffffffff\n{Settings().bootstrap_hash}\n")
+        eventually(lambda: exchange(client, "GET", "/readyz").status == 200, "it is ready")
+        published.write_text("")
+        assert exchange(client, "GET", "/readyz").status == 200
+
+
 # The end
 
 
