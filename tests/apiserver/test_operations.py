@@ -6,13 +6,14 @@ to run them.
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -22,14 +23,14 @@ from tests import needs
 from tests.apiserver import binaries, control_plane, node
 from tests.apiserver.balancer import balanced
 from tests.apiserver.cluster import Cluster, Object, Result
-from tests.apiserver.control_plane import controller_manager
+from tests.apiserver.control_plane import controller_manager, kubeconfig
 from tests.apiserver.injector import CHECKOUT, MANIFESTS, Replica, replica
 from tests.apiserver.objects import INIT, SIDECAR, container_names, init_names, namespace, pod
 from tests.apiserver.page import Fence, fences
 from tests.apiserver.processes import eventually, running, stop
 
 SYSTEM, SHOP = "envoy-sidecar-system", "shop"
-TLS, CA = "envoy-sidecar-webhook-tls", "envoy-sidecar-ca-key"
+CERTS, TLS, CA = "envoy-sidecar-certs", "envoy-sidecar-webhook-tls", "envoy-sidecar-ca-key"
 FENCES = fences(CHECKOUT / "docs" / "operations.md")
 CONTROLLERS = (
     *control_plane.CONTROLLERS,
@@ -142,7 +143,7 @@ def install(cluster: Cluster, folder: Path, stack: ExitStack) -> Operated:
     mounts = {f"/api/v1/namespaces/{SYSTEM}/secrets/{TLS}": mounted}
     stack.enter_context(node.joined(cluster, served, {"webhook": logs, "certs": [certs_log]}, mounts))
     cluster.kubectl("apply", "-k", str(folder / "manifests" / "base"))
-    command = [sys.executable, "-m", "certs", "run", "--kubeconfig", str(cluster.kubeconfig), *HURRIED]
+    command = [sys.executable, "-m", "certs", "run", "--kubeconfig", str(kubeconfig_of(cluster, CERTS)), *HURRIED]
     certs = stack.enter_context(running(command, certs_log, cwd=CHECKOUT))
     eventually(lambda: (mounted / "tls.key").exists() and (mounted / "tls.crt").exists(), f"a certificate: {certs_log}")
     settings = folder / "manifests" / "base" / "settings.yaml"
@@ -158,6 +159,15 @@ def install(cluster: Cluster, folder: Path, stack: ExitStack) -> Operated:
     cluster.kubectl("apply", "-f", str(CHECKOUT / "docs/examples/web.yaml"))
     eventually(lambda: up.runs(sidecars=True), "the application runs")
     return up
+
+
+def kubeconfig_of(cluster: Cluster, account: str) -> Path:
+    """A kubeconfig with the token that a pod of this ServiceAccount would have."""
+    token = cluster.kubectl("create", "token", account, "-n", SYSTEM).stdout.strip()
+    file = cluster.directory / account
+    file.touch(mode=0o600)
+    file.write_text(yaml.safe_dump(kubeconfig(replace(cluster, token=token))))
+    return file
 
 
 def write_overlay(folder: Path, port: int) -> None:
@@ -233,7 +243,7 @@ def made_anew(operated: Operated, name: str) -> Promise:
 
 def certs_is_among_the_managers(_: Operated) -> Promise:
     printed = yield
-    assert "\tenvoy-sidecar-certs\n" in printed.stdout
+    assert f"\t{CERTS}\n" in printed.stdout
 
 
 def prometheus_takes_the_rules(_: Operated) -> Promise:
@@ -264,6 +274,13 @@ def three_replicas_are_ready(operated: Operated) -> Promise:
 def the_api_server_counts_its_failed_calls(_: Operated) -> Promise:
     printed = yield
     assert 'apiserver_admission_webhook_rejection_count{error_type="calling_webhook_error"' in printed.stdout
+
+
+def its_rights_are_listed(_: Operated) -> Promise:
+    printed = yield
+    assert re.search(
+        r"mutatingwebhookconfigurations\S+ +\[\] +\[envoy-sidecar-webhook\] +\[get .*patch", printed.stdout
+    )
 
 
 def pods_are_listed_with_their_release(operated: Operated) -> Promise:
@@ -305,6 +322,7 @@ PROMISES: dict[str, Callable[[Operated], Promise]] = {
     "EnvoySidecarRejectionsAboveNormal 1": rejections_are_told_with_their_reason,
     "EnvoySidecarWebhookSlow 1": three_replicas_are_ready,
     "EnvoySidecarAdmissionFailing 1": the_api_server_counts_its_failed_calls,
+    "EnvoySidecarCertsFailing 1": its_rights_are_listed,
     "Upgrade 1": sidecars_come_back,
     "Upgrade 3": pods_are_listed_with_their_release,
     "Uninstall 1": pods_start_though_the_webhook_hangs,
