@@ -85,11 +85,24 @@ def _serve(bootstrap: Bootstrap, options: argparse.Namespace) -> int:
 
 
 def _print(bootstrap: Bootstrap, options: argparse.Namespace) -> int:
+    if options.directory:
+        return _write(bootstrap, options.directory)
     try:
         print(yaml.dump(config_map(bootstrap, options.namespace), Dumper=_Dumper, sort_keys=False), end="", flush=True)
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left for Python to flush at exit
         print(f"controlplane: cannot write the output: {error.strerror}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _write(bootstrap: Bootstrap, directory: Path) -> int:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, text in render(bootstrap).items():
+            (directory / name).write_text(text)
+    except OSError as error:
+        print(f"controlplane: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     return 0
 
@@ -136,7 +149,11 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    bootstrap.add_argument("--namespace", required=True, type=_namespace, help="where it goes: a DNS label")
+    where = bootstrap.add_mutually_exclusive_group(required=True)
+    where.add_argument("--namespace", type=_namespace, help="where it goes: a DNS label")
+    where.add_argument(
+        "--directory", type=Path, metavar="DIR", help="write its files there, for `envoy --mode validate`"
+    )
     serve = commands.add_parser(
         "serve",
         help="keep the bootstrap ConfigMaps in every opted-in namespace",

@@ -20,7 +20,8 @@ CHECKOUT = Path(__file__).parents[2]
 MANIFESTS = CHECKOUT / "manifests"
 COMPONENTS = sorted(folder.name for folder in (MANIFESTS / "components").iterdir())
 NAMESPACE = "envoy-sidecar-system"
-WEBHOOK, CERTS = "envoy-sidecar-webhook", "envoy-sidecar-certs"  # the Deployments; an image serves both
+# The Deployments; one image serves all.
+WEBHOOK, CERTS, CONTROLPLANE = "envoy-sidecar-webhook", "envoy-sidecar-certs", "envoy-sidecar-controlplane"
 SYSTEM = ("kube-system", "kube-public", "kube-node-lease", NAMESPACE)
 
 

@@ -50,7 +50,7 @@ def test_settings_of_an_overlay_like_the_example_win_over_a_components() -> None
 def test_a_changed_setting_is_a_rollout() -> None:
     def mounted(*components: str) -> str:
         volumes = pod_spec(render(*components))["volumes"]
-        return next(str(volume["configMap"]["name"]) for volume in volumes if "configMap" in volume)
+        return next(str(volume["configMap"]["name"]) for volume in volumes if volume["name"] == "settings")
 
     assert mounted() != mounted("opt-out-denied")
 
