@@ -149,7 +149,9 @@ class Kube:
 
     def watch(self, path: str, query: Mapping[str, str]) -> Iterator[None]:
         """Something for each change, and first for each object; ends now and then. Raises KubeError."""
-        query = {**query, "watch": "true", "timeoutSeconds": str(WATCH_SECONDS)}
+        # From 0: as far as the API server has come. Without, it waits to be as far as its etcd, which an older etcd
+        # does not tell it; then it ends the watch ("Too large resource version") before anything has come.
+        query = {**query, "watch": "true", "resourceVersion": "0", "timeoutSeconds": str(WATCH_SECONDS)}
         answer = self._ask("GET", path, query, timeout=(TIMEOUT[0], WATCH_SECONDS + TIMEOUT[1]))
         try:
             for line in answer.response:
