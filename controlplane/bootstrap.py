@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
-from controlplane import access_log, clusters, explicit, listeners
+from controlplane import access_log, clusters, explicit, listeners, probes
 from controlplane.access_log import AccessLog
 from controlplane.extensions import Json, extension
 from controlplane.ports import PORTS, Ports
@@ -109,17 +109,25 @@ def config_map_of(data: Mapping[str, str], namespace: str) -> Json:
 
 
 def overlay(
-    *, node_metadata: Mapping[str, object], access_log: AccessLog, explicit_proxy: Bootstrap | None = None
+    *,
+    node_metadata: Mapping[str, object],
+    access_log: AccessLog,
+    explicit_proxy: Bootstrap | None = None,
+    tcp_probes: Mapping[str, int] | None = None,
+    tcp_probe_seconds: int = 1,
 ) -> Json:
     """What a pod's `--config-yaml` merges over the file: scalars replace, repeated fields append.
 
-    `explicit_proxy` adds the one of mode none, by these settings. Envoy reads no environment; the kubelet puts values
+    `explicit_proxy` adds the one of mode none, by these settings; `tcp_probes` a listener that connects to these ports
+    when asked for these paths. Envoy reads no environment; the kubelet puts values
     in place of `$(VAR)`, unescaped, so only values that are safe inside JSON may stand there: names and addresses.
     """
     return {
         "node": {"metadata": dict(node_metadata)},
         "layered_runtime": {"layers": [_layer("pod", access_log)]},
+        # A pod has one of these at most: in mode none, probes reach the application by themselves.
         **({"static_resources": _explicit(explicit_proxy)} if explicit_proxy else {}),
+        **({"static_resources": probes.static(tcp_probes, tcp_probe_seconds)} if tcp_probes else {}),
     }
 
 

@@ -12,7 +12,18 @@ BUFFER_BYTES = 65536  # per connection and direction; Envoy's default is 1 MiB
 MAX_HEADERS = 1000  # Envoy's default is 100
 MAX_HEADERS_KB = 256  # Envoy's default is 60
 
-_UNLIMITED = 2**32 - 1  # the circuit breakers' defaults would refuse the 1,025th connection
+_MOST = 2**32 - 1
+# The circuit breakers' defaults would refuse the 1,025th connection.
+UNLIMITED: Json = {
+    "thresholds": [
+        {
+            "max_connections": _MOST,
+            "max_pending_requests": _MOST,
+            "max_requests": _MOST,
+            "max_retries": _MOST,
+        }
+    ]
+}
 
 
 def static(connect_timeout_seconds: int) -> list[Json]:
@@ -41,16 +52,7 @@ def transparent() -> Json:
     """What a cluster needs in order to pass what it gets."""
     return {
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
-        "circuit_breakers": {
-            "thresholds": [
-                {
-                    "max_connections": _UNLIMITED,
-                    "max_pending_requests": _UNLIMITED,
-                    "max_requests": _UNLIMITED,
-                    "max_retries": _UNLIMITED,
-                }
-            ]
-        },
+        "circuit_breakers": UNLIMITED,
         "typed_extension_protocol_options": {_HTTP_OPTIONS: _http_options()},
     }
 

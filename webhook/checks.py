@@ -5,15 +5,16 @@ Each sentence says where, what, and what to do. Which of them refuse the pod is 
 
 from bisect import bisect, bisect_left
 from collections.abc import Iterator
-from dataclasses import astuple
 from typing import Any, Literal
 
 import msgspec
 
 from webhook import pod as pods
+from webhook import probes
 from webhook.annotations import BY_KEY, Annotation
 from webhook.choices import Choices
 from webhook.pod import INJECT_LABEL, INJECTED_LABEL, PREFIX, Container, Pod, SecurityContext
+from webhook.probes import MAX_PORTS, MESH_PORTS, Plan, Way
 from webhook.settings import PORTS, Settings
 from webhook.values import ZERO, Percent, Ports, Quantity, quote, show_ports
 
@@ -21,7 +22,6 @@ Level = Literal["privileged", "baseline", "restricted"]
 
 PSA_LABEL = "pod-security.kubernetes.io/enforce"
 DEFAULT_GRACE_SECONDS = 30  # spec.terminationGracePeriodSeconds
-MESH_PORTS = frozenset(astuple(PORTS)) - {PORTS.xds}  # the control plane listens there, no sidecar
 
 
 # Pods that cannot work
@@ -60,6 +60,25 @@ def port_conflicts(pod: Pod) -> Iterator[str]:
     for container in pods.all_containers(pod):
         for port in MESH_PORTS.intersection(pods.tcp_ports(container)):
             yield f"container {quote(container.name)}: port {port} is the sidecar's; choose another"
+    for (_, _, kind), container, probe in probes.each(pod):
+        # One of ours, of which it is no longer known what it was.
+        if any(_asks(probe.get(action), PORTS.probes) for action in ("httpGet", "tcpSocket")):
+            yield (
+                f"container {quote(container.name)}: {kind} asks for port {PORTS.probes}, which is the sidecar's; "
+                "ask for the application's own"
+            )
+
+
+def _asks(action: object, port: int) -> bool:
+    return isinstance(action, dict) and action.get("port") == port and not action.get("host")
+
+
+def too_many_probes(plan: Plan) -> Iterator[str]:
+    if len(plan.ports) > MAX_PORTS:
+        yield (
+            f"{len(plan.ports)} ports have TCP probes, and the sidecar can ask for {MAX_PORTS}: use HTTP or gRPC "
+            f"probes, or list ports in {PREFIX}exclude-inbound-ports"
+        )
 
 
 def privilege_conflicts(pod: Pod, choices: Choices, settings: Settings) -> Iterator[str]:
@@ -188,6 +207,7 @@ def warnings(pod: Pod, given: tuple[Annotation, ...], choices: Choices) -> Itera
     for name in ("exclude-inbound-ports", "opaque-inbound-ports"):
         if (row := BY_KEY[PREFIX + name]) in given:
             yield from _undeclared(row, _own_ports(pod, row), pod)
+    yield from _tcp_probes(pod, choices)
     grace = pod.spec.termination_grace_period_seconds
     if choices.drain_seconds > (DEFAULT_GRACE_SECONDS if grace is None else grace):
         yield (
@@ -219,6 +239,20 @@ def _undeclared(row: Annotation, ports: Ports, pod: Pod) -> Iterator[str]:
     undeclared = tuple((first, last) for first, last in ports if bisect(declared, last) == bisect_left(declared, first))
     if undeclared:
         yield f"{row.name}: no container declares port {show_ports(undeclared[:3])}{'…' if undeclared[3:] else ''}"
+
+
+def _tcp_probes(pod: Pod, choices: Choices) -> Iterator[str]:
+    for place, container, probe in probes.each(pod):
+        if "tcpSocket" not in probe:
+            continue
+        where = f"container {quote(container.name)}: {place[2]}"
+        match probes.way(container, place, probe, choices):
+            case Way.UNKNOWN_PORT:
+                yield f"{where}: the container declares no such port"
+            case Way.BEFORE_REDIRECTION if place[2] == "livenessProbe":
+                yield f"{where}: beside a classic sidecar, Envoy accepts this connection for the application"
+            case _:
+                pass
 
 
 def _without_effect(given: tuple[Annotation, ...], choices: Choices) -> Iterator[str]:

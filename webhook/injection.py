@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
-from webhook import patch, policy, sidecar
+from webhook import patch, policy, probes, sidecar
 from webhook import pod as pods
 from webhook.annotations import Annotation
 from webhook.choices import Choices
@@ -99,12 +99,15 @@ def _kept(key: bytes, level: Level, settings: Settings) -> Outcome:
 
 def _inject(received: Pod, document: dict[str, Any] | None, level: Level, settings: Settings) -> Outcome:
     """`document` is the whole pod, if it carries parts of ours."""
-    pod = received if document is None else msgspec.convert(pods.without_parts(document), Pod)
+    pod = received if document is None else _authored(document)
     match policy.decide(pod, level, settings):
-        case Inject(choices, given, warnings):
-            parts = sidecar.render(choices, pods.service_name(pod), settings)
+        case Inject(choices, given, warnings, planned):
+            parts = sidecar.render(choices, pods.service_name(pod), settings, planned)
             present = _outline(pod) if document is None else document
-            operations = _operations(parts, pod.spec.containers[0].name, present)
+            operations = [
+                *probes.changes(received, pod, planned),
+                *_operations(parts, pod.spec.containers[0].name, present),
+            ]
             if not operations:
                 return Unchanged(choices, given, warnings)
             reason: Literal["added", "repaired"] = "added" if document is None else "repaired"
@@ -113,6 +116,17 @@ def _inject(received: Pod, document: dict[str, Any] | None, level: Level, settin
             return _leave(received, why, warnings)
         case Reject(reason=fault, problems=problems, warnings=warnings):
             return Rejected(fault, problems, warnings)
+
+
+def authored(raw: bytes | msgspec.Raw) -> Pod:
+    """The pod in `raw` (JSON) as its author wrote it. Raises MalformedReview if it is no Pod."""
+    pod = pods.decode(raw)
+    return _authored(pods.decode_whole(raw)) if pods.is_marked(pod) else pod
+
+
+def _authored(document: Mapping[str, Any]) -> Pod:
+    kept = document["metadata"]["annotations"].get(pods.PROBES_ANNOTATION)
+    return probes.restore(msgspec.convert(pods.without_parts(document), Pod), kept)
 
 
 def _leave(pod: Pod, reason: SkipReason, warnings: tuple[str, ...]) -> Outcome:
@@ -150,6 +164,7 @@ def _operations(parts: Parts, default_container: str, document: Mapping[str, Any
     return [
         *patch.set_keys("/metadata/labels", metadata.get("labels"), parts.labels),
         *patch.set_keys("/metadata/annotations", annotations, wanted),
+        *patch.drop_keys("/metadata/annotations", annotations, [key for key in pods.MARKERS if key not in wanted]),
         *patch.arrange(
             "/spec/initContainers",
             spec.get("initContainers"),

@@ -1,10 +1,10 @@
 """JSON Patch (RFC 6902): from what is wanted of a map or a list to the fewest operations that give it.
 
 An author's list is never indexed, replaced or reordered: what is ours is inserted at 0 or appended, and repaired or
-removed where it already stands.
+removed where it already stands. (The one exception, his TCP probes, is the business of probes.py.)
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -26,6 +26,13 @@ def set_keys(path: str, present: Mapping[str, str] | None, wanted: Mapping[str, 
     for key, value in wanted.items():
         if present.get(key) != value:
             yield {"op": "add", "path": f"{path}/{_escaped(key)}", "value": value}
+
+
+def drop_keys(path: str, present: Mapping[str, str] | None, unwanted: Iterable[str]) -> Iterator[Operation]:
+    """Operations that take these keys out of the map at `path`."""
+    for key in unwanted:
+        if key in (present or ()):
+            yield {"op": "remove", "path": f"{path}/{_escaped(key)}"}
 
 
 def arrange(

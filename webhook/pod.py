@@ -24,7 +24,8 @@ INJECTED_LABEL = f"{PREFIX}injected"
 VERSION_ANNOTATION = f"{PREFIX}version"
 SETTINGS_ANNOTATION = f"{PREFIX}settings-hash"
 BOOTSTRAP_ANNOTATION = f"{PREFIX}bootstrap-hash"
-MARKERS = (VERSION_ANNOTATION, SETTINGS_ANNOTATION, BOOTSTRAP_ANNOTATION)
+PROBES_ANNOTATION = f"{PREFIX}original-probes"
+MARKERS = (VERSION_ANNOTATION, SETTINGS_ANNOTATION, BOOTSTRAP_ANNOTATION, PROBES_ANNOTATION)
 DEFAULT_CONTAINER_ANNOTATION = "kubectl.kubernetes.io/default-container"
 MIRROR_ANNOTATION = "kubernetes.io/config.mirror"  # set by the kubelet on the image of a static pod
 
@@ -78,6 +79,7 @@ class Resources(_Read, frozen=True):
 class ContainerPort(_Read, frozen=True):
     container_port: int
     protocol: str = "TCP"
+    name: str = ""
 
 
 class VolumeMount(_Read, frozen=True):
@@ -91,6 +93,11 @@ class Container(_Read, frozen=True):
     security_context: SecurityContext | None = None
     volume_mounts: list[VolumeMount] | None = None
     restart_policy: str | None = None
+    # Whole: a probe that is rewritten keeps what is not read of it.
+    startup_probe: dict[str, Any] | None = None
+    readiness_probe: dict[str, Any] | None = None
+    liveness_probe: dict[str, Any] | None = None
+    lifecycle: dict[str, Any] | None = None
 
 
 class Volume(_Read, frozen=True):

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from webhook import checks
+from webhook import checks, probes
 from webhook import pod as pods
 from webhook.annotations import Annotation
 from webhook.checks import Level
 from webhook.choices import Choices, Parsed, defaults, parse
 from webhook.pod import INJECT_LABEL, Pod
+from webhook.probes import Plan
 from webhook.settings import Settings
 from webhook.values import did_you_mean, quote
 
@@ -48,6 +49,7 @@ class RejectReason(StrEnum):
     POD_SECURITY = "pod_security"
     RESOURCES = "resources"
     CONFLICT = "conflict"
+    TOO_MANY_PROBES = "too_many_probes"
 
     @property
     def sentence(self) -> str:
@@ -74,16 +76,18 @@ _REJECTS = {
     RejectReason.POD_SECURITY: "the namespace's PodSecurity level forbids what the mode needs",
     RejectReason.RESOURCES: "the sidecar's resources contradict each other or the pod's",
     RejectReason.CONFLICT: "the application uses a port, uid, gid or capability that the sidecar relies on",
+    RejectReason.TOO_MANY_PROBES: "more ports have TCP probes than the sidecar can ask for",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Inject:
-    """The pod gets a sidecar as chosen; every percentage in `choices` is resolved."""
+    """The pod gets a sidecar as chosen, and its probes as planned; every percentage in `choices` is resolved."""
 
     choices: Choices
     given: tuple[Annotation, ...] = ()
     warnings: tuple[str, ...] = ()
+    probes: Plan = probes.NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +149,14 @@ def _inject(pod: Pod, level: Level, settings: Settings) -> Inject | Reject:
         return Reject(RejectReason.UNKNOWN_ANNOTATION, unknown)
     if parsed.problems:
         return Reject(RejectReason.BAD_ANNOTATION, parsed.problems, unknown)
+    planned = probes.plan(pod, parsed.choices)
     found = (
         (RejectReason.NOT_ALLOWED, _not_allowed(pod, parsed, level, settings)),
         (RejectReason.BAD_ANNOTATION, checks.combination(parsed.choices)),
         (RejectReason.POD_SECURITY, checks.pod_security(parsed.choices, level)),
         (RejectReason.FOREIGN_PARTS, checks.foreign_parts(pod)),
         (RejectReason.CONFLICT, checks.port_conflicts(pod)),
+        (RejectReason.TOO_MANY_PROBES, checks.too_many_probes(planned)),
     )
     for reason, sentences in found:
         if problems := tuple(sentences):
@@ -162,7 +168,8 @@ def _inject(pod: Pod, level: Level, settings: Settings) -> Inject | Reject:
     problems = problems or tuple(checks.beyond_pod_resources(choices, pod, settings))
     if problems:
         return Reject(RejectReason.RESOURCES, problems, unknown)
-    return Inject(choices, parsed.given, (*unknown, *conflicts, *checks.warnings(pod, parsed.given, choices)))
+    told = (*unknown, *conflicts, *checks.warnings(pod, parsed.given, choices))
+    return Inject(choices, parsed.given, told, planned)
 
 
 # What authors may not set

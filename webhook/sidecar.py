@@ -19,11 +19,13 @@ from webhook.pod import (
     INIT,
     INJECTED_LABEL,
     NO_TOKEN_VOLUME,
+    PROBES_ANNOTATION,
     RUN_VOLUME,
     SETTINGS_ANNOTATION,
     SIDECAR,
     VERSION_ANNOTATION,
 )
+from webhook.probes import NOTHING, Plan
 from webhook.settings import PORTS, Settings
 from webhook.values import Percent, Quantity
 
@@ -47,9 +49,9 @@ class Parts:
     annotations: Mapping[str, str]
 
 
-def render(choices: Choices, service: str, settings: Settings) -> Parts:
-    """The parts for a pod of `service` that gets `choices`."""
-    envoy = _envoy(choices, service, settings)
+def render(choices: Choices, service: str, settings: Settings, probes: Plan = NOTHING) -> Parts:
+    """The parts for a pod of `service` that gets `choices`, and of whose probes the sidecar takes over these."""
+    envoy = _envoy(choices, service, settings, probes)
     init = (_init(choices, settings),) if choices.mode != "none" else ()
     native = choices.form == "native"
     return Parts(
@@ -62,6 +64,7 @@ def render(choices: Choices, service: str, settings: Settings) -> Parts:
             VERSION_ANNOTATION: __version__,
             SETTINGS_ANNOTATION: settings.hash,
             BOOTSTRAP_ANNOTATION: bootstrap.content_hash(settings.bootstrap),
+            **({PROBES_ANNOTATION: probes.annotation} if probes.ports else {}),
         },
     )
 
@@ -160,13 +163,13 @@ def _volumes(settings: Settings) -> list[Document]:
 # The Envoy container
 
 
-def _envoy(choices: Choices, service: str, settings: Settings) -> Document:
+def _envoy(choices: Choices, service: str, settings: Settings, probes: Plan) -> Document:
     native = choices.form == "native"
     return {
         "name": SIDECAR,
         "image": choices.image,
         "imagePullPolicy": settings.sidecar.image_pull_policy,
-        "args": _arguments(choices, service, settings),
+        "args": _arguments(choices, service, settings, probes),
         "env": _IDENTITY,
         "ports": _PORTS,
         "resources": _resources(choices.cpu_request, choices.cpu_limit, choices.memory_request, choices.memory_limit),
@@ -180,7 +183,7 @@ def _envoy(choices: Choices, service: str, settings: Settings) -> Document:
     }
 
 
-def _arguments(choices: Choices, service: str, settings: Settings) -> list[str]:
+def _arguments(choices: Choices, service: str, settings: Settings, probes: Plan) -> list[str]:
     overlay = bootstrap.overlay(
         node_metadata={
             "namespace": "$(POD_NAMESPACE)",
@@ -191,6 +194,8 @@ def _arguments(choices: Choices, service: str, settings: Settings) -> list[str]:
         },
         access_log=choices.access_log,
         explicit_proxy=settings.bootstrap if choices.mode == "none" else None,
+        tcp_probes=probes.paths,
+        tcp_probe_seconds=probes.timeout_seconds,
     )
     return [
         "--config-path",
