@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,7 +30,8 @@ from tests.apiserver.page import Fence, fences
 from tests.apiserver.processes import eventually, running, stop
 
 SYSTEM, SHOP = "envoy-sidecar-system", "shop"
-CERTS, TLS, CA = "envoy-sidecar-certs", "envoy-sidecar-webhook-tls", "envoy-sidecar-ca-key"
+CERTS, CONTROLPLANE = "envoy-sidecar-certs", "envoy-sidecar-controlplane"
+TLS, CA = "envoy-sidecar-webhook-tls", "envoy-sidecar-ca-key"
 FENCES = fences(CHECKOUT / "docs" / "operations.md")
 CONTROLLERS = (
     *control_plane.CONTROLLERS,
@@ -48,7 +49,7 @@ class Operated:
     cluster: Cluster
     checkout: Path
     replicas: tuple[Replica, ...]
-    certs: "subprocess.Popen[bytes]"
+    writers: tuple["subprocess.Popen[bytes]", ...]
 
     def type(self, commands: str) -> Result:
         """What a shell prints that stops at the first command that fails."""
@@ -109,6 +110,11 @@ class Operated:
         data: Object = answer.object.get("data", {}) if answer.code == 0 else {}
         return data
 
+    def trust(self) -> list[str]:
+        """The caBundles of the registration that injects."""
+        webhooks = self.cluster.get("mutatingwebhookconfiguration", "envoy-sidecar-webhook")["webhooks"]
+        return [webhook["clientConfig"].get("caBundle", "") for webhook in webhooks]
+
 
 # The installation
 
@@ -137,14 +143,17 @@ def install(cluster: Cluster, folder: Path, stack: ExitStack) -> Operated:
     mounted = cluster.directory / "tls"
     mounted.mkdir()
     logs = [cluster.directory / f"webhook-{number}.log" for number in range(2)]
-    certs_log = cluster.directory / "certs.log"
+    certs_log, controlplane_log = cluster.directory / "certs.log", cluster.directory / "controlplane.log"
     served = cluster.directory / "kubelet"
     subprocess.run([sys.executable, "-m", "certs", "dev", str(served)], cwd=CHECKOUT, check=True, capture_output=True)
     mounts = {f"/api/v1/namespaces/{SYSTEM}/secrets/{TLS}": mounted}
-    stack.enter_context(node.joined(cluster, served, {"webhook": logs, "certs": [certs_log]}, mounts))
+    stack.enter_context(
+        node.joined(
+            cluster, served, {"webhook": logs, "certs": [certs_log], "controlplane": [controlplane_log]}, mounts
+        )
+    )
     cluster.kubectl("apply", "-k", str(folder / "manifests" / "base"))
-    command = [sys.executable, "-m", "certs", "run", "--kubeconfig", str(kubeconfig_of(cluster, CERTS)), *HURRIED]
-    certs = stack.enter_context(running(command, certs_log, cwd=CHECKOUT))
+    certs = stack.enter_context(process(cluster, CERTS, certs_log, "certs", "run", *HURRIED))
     eventually(lambda: (mounted / "tls.key").exists() and (mounted / "tls.crt").exists(), f"a certificate: {certs_log}")
     settings = folder / "manifests" / "base" / "settings.yaml"
     replicas = [stack.enter_context(replica(log, settings, mounted)) for log in logs]
@@ -154,11 +163,22 @@ def install(cluster: Cluster, folder: Path, stack: ExitStack) -> Operated:
     cluster.kubectl("rollout", "status", "deployment", "envoy-sidecar-webhook", "-n", SYSTEM, "--timeout=60s")
     cluster.kubectl("create", "-f", "-", stdin=namespace("observability", {}))
     cluster.kubectl("apply", "-f", str(CHECKOUT / "docs/examples/namespace.yaml"))
-    up = Operated(cluster, folder, tuple(replicas), certs)
+    settings = folder / "manifests" / "overlays" / "mine" / "settings" / "settings.yaml"
+    serve = ("controlplane", "serve", "--metrics-port", "0", "--settings", str(settings))
+    controlplane = stack.enter_context(process(cluster, CONTROLPLANE, controlplane_log, *serve))
+    up = Operated(cluster, folder, tuple(replicas), (certs, controlplane))
     eventually(up.injects, "pods are injected")
     cluster.kubectl("apply", "-f", str(CHECKOUT / "docs/examples/web.yaml"))
     eventually(lambda: up.runs(sidecars=True), "the application runs")
     return up
+
+
+def process(
+    cluster: Cluster, account: str, log: Path, *arguments: str
+) -> AbstractContextManager["subprocess.Popen[bytes]"]:
+    """`python -m` with these arguments, as this ServiceAccount."""
+    command = [sys.executable, "-m", *arguments, "--kubeconfig", str(kubeconfig_of(cluster, account))]
+    return running(command, log, cwd=CHECKOUT)
 
 
 def kubeconfig_of(cluster: Cluster, account: str) -> Path:
@@ -249,7 +269,7 @@ def certs_is_among_the_managers(_: Operated) -> Promise:
 def prometheus_takes_the_rules(_: Operated) -> Promise:
     needs.binary("promtool", "apt install prometheus, or put Prometheus' promtool on PATH")
     printed = yield
-    assert printed.stdout.count("SUCCESS") == 2
+    assert printed.stdout.count("SUCCESS") == 3
 
 
 def the_end_of_the_certificate_is_told(_: Operated) -> Promise:
@@ -290,13 +310,32 @@ def pods_are_listed_with_their_release(operated: Operated) -> Promise:
     assert "<none>" not in printed.stdout
 
 
+def no_trust_is_lost(operated: Operated) -> Promise:
+    former = operated.trust()
+    assert former
+    yield
+    assert operated.trust() == former
+    assert operated.injects()
+
+
+def the_bootstrap_is_announced(operated: Operated) -> Promise:
+    printed = yield
+    config_maps = operated.cluster.get("configmaps", "-n", SHOP)["items"]
+    names = [
+        one["metadata"]["name"].rpartition("-")[2] for one in config_maps if "bootstrap" in one["metadata"]["name"]
+    ]
+    assert names
+    assert all(name in printed.stdout for name in names)
+
+
 def sidecars_go(operated: Operated) -> Promise:
     yield
     eventually(lambda: operated.runs(sidecars=False), "the application runs without sidecars")
 
 
 def nothing_of_ours_is_left(operated: Operated) -> Promise:
-    stop(operated.certs)  # as the kubelet would, once its pod is deleted
+    for one in operated.writers:
+        stop(one)  # as the kubelet would, once its pod is deleted
     yield
     kinds = "namespaces,clusterroles,clusterrolebindings,mutatingwebhookconfigurations,validatingwebhookconfigurations"
     policies = "validatingadmissionpolicies,validatingadmissionpolicybindings"
@@ -323,7 +362,8 @@ PROMISES: dict[str, Callable[[Operated], Promise]] = {
     "EnvoySidecarWebhookSlow 1": three_replicas_are_ready,
     "EnvoySidecarAdmissionFailing 1": the_api_server_counts_its_failed_calls,
     "EnvoySidecarCertsFailing 1": its_rights_are_listed,
-    "Upgrade 1": sidecars_come_back,
+    "EnvoySidecarPublicationFailing 1": the_bootstrap_is_announced,
+    "Upgrade 1": no_trust_is_lost,
     "Upgrade 3": pods_are_listed_with_their_release,
     "Uninstall 1": pods_start_though_the_webhook_hangs,
     "Uninstall 2": sidecars_go,

@@ -4,6 +4,7 @@ import re
 
 from certs.metrics import Metrics as CertsMetrics
 from certs.service import FAILURES
+from controlplane.serving import Metrics as ControlplaneMetrics
 from webhook.metrics import Metrics as WebhookMetrics
 
 
@@ -11,5 +12,5 @@ def metrics() -> set[str]:
     """Every metric and every series of ours, whether it has a value yet or not."""
     webhook = WebhookMetrics("0123456789")
     webhook.observe("inject", "injected", "added", 0.001)
-    pages = webhook.page().decode() + CertsMetrics(FAILURES).page().decode()
-    return set(re.findall(r"^(?:# TYPE )?(envoy_sidecar_\w+)", pages, re.MULTILINE))
+    pages = [webhook.page(), CertsMetrics(FAILURES).page(), ControlplaneMetrics("0123456789").page()]
+    return set(re.findall(r"^(?:# TYPE )?(envoy_sidecar_\w+)", b"\n".join(pages).decode(), re.MULTILINE))

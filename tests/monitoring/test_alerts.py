@@ -17,7 +17,7 @@ SECONDS_OF_A_DAY = 86400
 HOURS_OF_SAMPLES = 4
 N = HOURS_OF_SAMPLES * 60  # samples, one a minute
 
-WEBHOOK, CERTS = "envoy_sidecar_webhook", "envoy_sidecar_certs"
+WEBHOOK, CERTS, CONTROLPLANE = "envoy_sidecar_webhook", "envoy_sidecar_certs", "envoy_sidecar_controlplane"
 ADMISSIONS, DURATIONS = f"{WEBHOOK}_admissions_total", f"{WEBHOOK}_admission_duration_seconds_bucket"
 API_SERVER = "apiserver_admission_webhook"
 INJECT = 'name="inject.envoy-sidecar.io",type="admit"'
@@ -92,6 +92,9 @@ HEALTHY: Mapping[str, str] = {
     trust("mutating"): always(1),
     trust("validating"): always(1),
     trust("config_maps"): always(1),
+    f'{CONTROLPLANE}_bootstrap_info{{instance="e"}}': always(1),
+    f'{CONTROLPLANE}_publication_last_success_timestamp_seconds{{instance="e"}}': growing(60),
+    f'{CONTROLPLANE}_publication_refusals_total{{instance="e"}}': always(0),
     calls("0.005"): growing(101),
     calls("1"): growing(101),
     calls("2.5"): growing(101),
@@ -228,6 +231,17 @@ CASES = {
     "the CA is about to be renewed": differing(90, {not_after("ca", "signing"): lasting(119)}),
     "the caBundle does not verify what is served": differing(5, {trust("mutating"): always(0)}, "TrustMismatch"),
     "the caBundle was overwritten and put right": differing(30, {trust("mutating"): f"1x10 0x1 1x{N}"}),
+    # Control plane
+    "nobody publishes bootstraps": Case(20, without(CONTROLPLANE), {"EnvoySidecarControlplaneDown"}),
+    "the control plane is rolled out": Case(10, without(CONTROLPLANE)),
+    "no bootstrap gets published": differing(
+        90,
+        {f'{CONTROLPLANE}_publication_last_success_timestamp_seconds{{instance="e"}}': f"0+60x30 1800x{N}"},
+        "PublicationFailing",
+    ),
+    "a namespace refuses its bootstrap": differing(
+        30, {f'{CONTROLPLANE}_publication_refusals_total{{instance="e"}}': growing(1)}, "BootstrapRefused"
+    ),
 }
 
 

@@ -8,7 +8,7 @@ from tests.contract.rendered import CHECKOUT, Object, render, selects
 from tests.monitoring.pages import metrics
 from tests.monitoring.rules import FOLDER, alerts, rules
 
-OURS = re.compile(r"\benvoy_sidecar_(?:webhook|certs)_\w+")
+OURS = re.compile(r"\benvoy_sidecar_(?:webhook|certs|controlplane)_\w+")
 RUNBOOKS = "https://github.com/envoy-sidecar-injector/envoy-sidecar-injector/blob/main/docs/operations.md"
 
 

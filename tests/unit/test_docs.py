@@ -23,6 +23,7 @@ from webhook.policy import RejectReason, SkipReason
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PROCESSES = ("webhook", "certs", "controlplane")
 UPDATE = bool(os.environ.get("UPDATE_GOLDEN"))
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -168,9 +169,8 @@ def test_a_path_that_is_named_exists(page: Path) -> None:
 
 
 def test_a_metric_that_is_named_exists() -> None:
-    named = {
-        metric for page in PAGES for metric in re.findall(r"envoy_sidecar_(?:webhook|certs)_\w+", page.read_text())
-    }
+    ours = rf"envoy_sidecar_(?:{'|'.join(PROCESSES)})_\w+"
+    named = {metric for page in PAGES for metric in re.findall(ours, page.read_text())}
 
     assert named
     assert named - metrics() == set()
@@ -178,7 +178,7 @@ def test_a_metric_that_is_named_exists() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_a_log_line_that_is_named_exists(page: Path) -> None:
-    code = "".join(file.read_text() for package in ("webhook", "certs") for file in (ROOT / package).glob("*.py"))
+    code = "".join(file.read_text() for process in PROCESSES for file in (ROOT / process).glob("*.py"))
     named = re.findall(r"log lines? `([^`]+)`", " ".join(page.read_text().split()))
 
     assert [line for line in named if f'"{line}"' not in code] == []
