@@ -33,6 +33,7 @@ def transparent(
         **_TRANSPARENT,
         upgrade_configs=[{"upgrade_type": token} for token in (*upgrades, "CONNECT")],
         access_log=access_log.http(name),
+        generate_request_id=tracing is not None,
         **({"tracing": tracing} if tracing else {}),
     )
 
@@ -86,6 +87,7 @@ _TRANSPARENT: Json = {
     },
     "http_protocol_options": {
         "accept_http_10": True,
+        "allow_custom_methods": True,
         "default_host_for_http_10": "localhost",  # without a Host, Envoy answers 400
         "enable_trailers": True,
         "header_key_format": PRESERVE_CASE,

@@ -15,9 +15,11 @@ def extension(name: str, message: str, **fields: Any) -> Json:
     return {"name": name, "typed_config": config(f"envoy.extensions.{message}", **fields)}
 
 
-# HTTP/1 keeps the case of header names, in both directions.
+# HTTP/1 keeps the case of header names, in both directions, and what stands after a status.
 PRESERVE_CASE: Json = {
     "stateful_formatter": extension(
-        "preserve_case", "http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig"
+        "preserve_case",
+        "http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig",
+        forward_reason_phrase=True,
     )
 }

@@ -20,6 +20,7 @@ from threading import Event, Thread
 from typing import Any
 
 from tests.apiserver.processes import NotReadyError, eventually, tail
+from tests.dataplane import health
 from tests.dataplane.container import Sandbox, command_line
 from tests.dataplane.netns import NetNs
 
@@ -210,6 +211,9 @@ class Kubelet:
             case {"tcpSocket": action}:
                 where = (action.get("host", self._address), self._port(container, action["port"]))
                 return self._node.call(lambda: _connects(where, seconds))
+            case {"grpc": action}:
+                service = action.get("service", "")
+                return self._node.call(lambda: health.check(self._address, action["port"], service, seconds))
             case _:
                 raise NotImplementedError(f"the lab cannot ask {probe}")
 

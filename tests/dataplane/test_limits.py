@@ -1,0 +1,120 @@
+"""Every row of the list of what Envoy cannot keep is true: nothing in it is out of date."""
+
+import re
+import time
+
+import pytest
+
+from tests.dataplane import limits
+from tests.dataplane.limits import EXCHANGES, Limit
+from tests.dataplane.network import Family
+from tests.dataplane.pairs import OPAQUE, Pairs, Way
+from tests.dataplane.wire import dial, read, read_all, wire
+
+pytestmark = [pytest.mark.dataplane, pytest.mark.envoy]
+
+ways = pytest.mark.parametrize("way", ["outbound", "inbound"])
+GET = b"GET / HTTP/1.1\r\nHost: web\r\n\r\n"
+DATE = re.compile(rb"date: [^\r]*\r\n")
+
+
+@ways
+@pytest.mark.parametrize("limit", EXCHANGES, ids=lambda limit: limit.what[:40])
+def test_what_changes_changes_as_the_table_says(between: Pairs, way: Way, limit: Limit) -> None:
+    with wire(*between[way]) as line:
+        line.near.sendall(limit.request)
+        if limit.arrives is not None:
+            assert read(line.far, end(limit.arrives)) == with_proto(limit.arrives)
+            line.far.sendall(limit.answer)
+        assert undated(read(line.near, end(limit.returns)), limit) == limit.returns
+
+
+def end(message: bytes) -> bytes:
+    """What comes last in a message: its body, or the empty line."""
+    return message.partition(b"\r\n\r\n")[2][-5:] or b"\r\n\r\n"
+
+
+def with_proto(head: bytes) -> bytes:
+    """The first row of the table holds for each request."""
+    first, end, body = head.partition(b"\r\n\r\n")
+    if limits.PROTO in head:
+        return head
+    lines = first.split(b"\r\n")
+    place = next((n for n, line in enumerate(lines) if line.startswith((b"content-length", b"Transfer"))), len(lines))
+    return b"\r\n".join([*lines[:place], limits.PROTO[:-2], *lines[place:]]) + end + body
+
+
+def undated(answer: bytes, limit: Limit) -> bytes:
+    """The second holds for each answer of Envoy's own."""
+    return DATE.sub(b"date: now\r\n" if b"date: now" in limit.returns else b"", answer)
+
+
+@ways
+def test_an_http_client_that_closes_its_sending_side_gets_no_answer(between: Pairs, way: Way) -> None:
+    with wire(*between[way]) as line:
+        line.near.sendall(GET)
+        read(line.far)
+        line.near.shutdown(1)
+        assert read_all(line.near) == b""
+
+
+@ways
+def test_a_body_that_ends_with_the_connection_is_sent_on_in_chunks(between: Pairs, way: Way) -> None:
+    with wire(*between[way]) as line:
+        line.near.sendall(GET)
+        read(line.far)
+        line.far.sendall(b"HTTP/1.1 200 OK\r\n\r\nbody")
+        line.far.close()
+        assert read(line.near, b"0\r\n\r\n").endswith(b"transfer-encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n")
+
+
+@ways
+def test_an_early_answer_closes_the_connection(between: Pairs, way: Way) -> None:
+    with wire(*between[way]) as line:
+        line.near.sendall(b"POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 5\r\n\r\n")
+        read(line.far)
+        line.far.sendall(limits.OK)
+        assert b"connection: close" in read(line.near)
+
+
+@ways
+@pytest.mark.parametrize(
+    "headers", [b"X-A: 1\r\n" * 1001, b"X-A: " + b"a" * 257 * 1024 + b"\r\n"], ids=["1,001", "257 KB"]
+)
+def test_more_headers_than_the_limit_are_refused(between: Pairs, way: Way, headers: bytes) -> None:
+    with wire(*between[way]) as line:
+        line.near.sendall(GET[:-2] + headers + b"\r\n")
+        assert read(line.near).startswith(b"HTTP/1.1 431 ")
+    with wire(*between[way]) as line:
+        line.near.sendall(GET)
+        read(line.far)
+        line.far.sendall(b"HTTP/1.1 200 OK\r\n" + headers + b"\r\n")
+        assert read(line.near).startswith(b"HTTP/1.1 502 ")
+
+
+@ways
+def test_a_port_on_which_nothing_listens_is_a_503_or_an_end(between: Pairs, way: Way) -> None:
+    client, server = between[way]
+
+    with dial(client, server.address["ipv4"], 7777) as near:
+        near.sendall(GET)
+        assert read(near).startswith(b"HTTP/1.1 503 ")
+    with dial(client, server.address["ipv4"], OPAQUE) as near:
+        assert read_all(near) == b""
+
+
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_the_application_sees_its_own_pods_address(between: Pairs, family: Family) -> None:
+    with wire(*between["inbound"], family=family) as line:
+        line.near.sendall(GET)
+        seen = line.far.getpeername()[0]
+    assert seen.removeprefix("::ffff:") == between["inbound"][1].address[family]
+
+
+@pytest.mark.parametrize(("way", "waits"), [("outbound", 0.5), ("inbound", 0.5), ("both", 1.0)])
+def test_a_server_that_speaks_first_waits_at_each_sidecar(between: Pairs, way: Way, waits: float) -> None:
+    with wire(*between[way]) as line:
+        began = time.monotonic()
+        line.far.sendall(b"hello\n")
+        assert read(line.near, b"\n") == b"hello\n"
+        assert time.monotonic() - began > waits - 0.1

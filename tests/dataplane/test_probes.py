@@ -1,0 +1,186 @@
+"""Probes, asked from the node as the kubelet asks them: they say of the application what they say without a sidecar."""
+
+import socket
+import ssl
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from tests.apiserver.processes import eventually, running
+from tests.bench.contestants import certify
+from tests.build import Document
+from tests.dataplane import health
+from tests.dataplane.container import CHECKOUT
+from tests.dataplane.lab import Lab, Pod, lab, manifest
+
+pytestmark = [pytest.mark.dataplane, pytest.mark.envoy]
+
+HTTP, HTTPS, TCP, NAMED, OPAQUE, EXCLUDED, GRPC = 8001, 8002, 8003, 8004, 8005, 8006, 8007
+HEADERS = {"Host": "shop.example", "X-Probe": "yes"}
+PROBES: dict[str, Document] = {
+    "http": {
+        "httpGet": {
+            "port": "http",
+            "path": "/healthy?deep=1",
+            "httpHeaders": [{"name": name, "value": value} for name, value in HEADERS.items()],
+        }
+    },
+    "https": {"httpGet": {"port": HTTPS, "path": "/healthy?deep=1", "scheme": "HTTPS"}},
+    "grpc": {"grpc": {"port": GRPC, "service": "orders"}},
+    "tcp": {"tcpSocket": {"port": TCP}},
+    "tcp-named": {"tcpSocket": {"port": "named"}},
+    "tcp-opaque": {"tcpSocket": {"port": OPAQUE}},
+    "tcp-excluded": {"tcpSocket": {"port": EXCLUDED}},
+}
+PORTS = {
+    "http": HTTP,
+    "https": HTTPS,
+    "grpc": GRPC,
+    "tcp": TCP,
+    "tcp-named": NAMED,
+    "tcp-opaque": OPAQUE,
+    "tcp-excluded": EXCLUDED,
+}
+ANNOTATIONS = {"exclude-inbound-ports": str(EXCLUDED), "opaque-inbound-ports": str(OPAQUE)}
+
+
+def containers(**fields: object) -> list[Document]:
+    """A container for each kind of probe; what it probes is in the test's hands."""
+    return [
+        {
+            "name": name,
+            "image": "registry.example/app:1",
+            "command": ["sleep", "infinity"],
+            "ports": [{"containerPort": HTTP, "name": "http"}, {"containerPort": NAMED, "name": "named"}],
+            "readinessProbe": probe,
+            **fields,
+        }
+        for name, probe in PROBES.items()
+    ]
+
+
+def beside(**annotations: str) -> Document:
+    return manifest("web", *containers(), annotations=ANNOTATIONS | annotations)
+
+
+def as_native_sidecars() -> Document:
+    app = {"name": "app", "image": "registry.example/app:1", "command": ["sleep", "infinity"]}
+    return manifest("web", app, annotations=ANNOTATIONS, initContainers=containers(restartPolicy="Always"))
+
+
+PODS: dict[str, Callable[[], Document]] = {
+    "no-sidecar": beside,
+    "containers": beside,
+    "native-sidecars": as_native_sidecars,
+    "beside-a-classic-sidecar": lambda: beside(sidecar="classic"),
+}
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with lab(tmp_path_factory.mktemp("lab")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module", params=PODS)
+def pod(node: Lab, request: pytest.FixtureRequest) -> Pod:
+    made = node.create(PODS[request.param](), inject=request.param != "no-sidecar")
+    made.kubelet.start()
+    if request.param != "no-sidecar":
+        sidecar = made.container("envoy-sidecar")
+        eventually(lambda: made.kubelet.passes(sidecar, "readinessProbe"), "the sidecar is ready")
+    return made
+
+
+def passes(pod: Pod, probe: str) -> bool:
+    """One try."""
+    return pod.kubelet.passes(pod.container(probe), "readinessProbe")
+
+
+# The application
+
+
+class Healthy(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        asked = self.path == "/healthy?deep=1"
+        secure = self.server.server_address[1] == HTTPS
+        kept = secure or all(self.headers.get_all(name) == [value] for name, value in HEADERS.items())
+        self.send_response(200 if asked and kept else 500)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def listening(pod: Pod, port: int) -> socket.socket:
+    """A socket on which connections are established, and nobody says anything."""
+    return pod.call(lambda: socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True))
+
+
+def tls(folder: Path) -> ssl.SSLContext:
+    certify(folder)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "tls.crt", folder / "tls.key")
+    return context
+
+
+@contextmanager
+def http_server(pod: Pod, port: int, folder: Path) -> Iterator[None]:
+    server = ThreadingHTTPServer(("", port), Healthy, bind_and_activate=False)
+    server.socket.close()
+    server.socket = listening(pod, port)
+    if port == HTTPS:
+        server.socket = tls(folder).wrap_socket(server.socket, server_side=True)
+    thread = Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextmanager
+def grpc_server(pod: Pod, folder: Path) -> Iterator[None]:
+    program = [sys.executable, str(CHECKOUT / "tests" / "dataplane" / "health.py"), str(GRPC), "orders"]
+    with running(["nsenter", f"--net={pod.net.path}", *program], folder / "grpc.log"):
+        up = lambda: pod.call(lambda: health.check("127.0.0.1", GRPC, "orders", 1))  # noqa: E731
+        eventually(up, "the gRPC server serves")
+        yield
+
+
+def up(pod: Pod, probe: str, folder: Path) -> AbstractContextManager[object]:
+    match probe:
+        case "http" | "https":
+            return http_server(pod, PORTS[probe], folder)
+        case "grpc":
+            return grpc_server(pod, folder)
+        case _:
+            return listening(pod, PORTS[probe])
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_a_probe_fails_before_the_application_listens(pod: Pod, probe: str) -> None:
+    assert not passes(pod, probe)
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_a_probe_passes_while_the_application_serves_and_fails_when_it_has_stopped(
+    pod: Pod, probe: str, tmp_path: Path
+) -> None:
+    with up(pod, probe, tmp_path):
+        assert passes(pod, probe)
+    assert not passes(pod, probe)
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_only_a_tcp_probe_is_content_with_an_application_that_does_not_answer(pod: Pod, probe: str) -> None:
+    with listening(pod, PORTS[probe]):
+        assert passes(pod, probe) == probe.startswith("tcp")
