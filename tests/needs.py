@@ -8,6 +8,8 @@ from typing import NoReturn
 
 import pytest
 
+MISSING = (pytest.skip.Exception, pytest.fail.Exception)  # what ends a test here
+
 
 def missing(what: str, remedy: str) -> NoReturn:
     """Ends the test: `what` is not here, `remedy` says what would bring it.

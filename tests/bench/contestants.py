@@ -35,11 +35,10 @@ class Server:
     target: Target
 
     def cpu_seconds(self) -> float:
-        """User and system time so far, of all its processes and threads, in the kernel's resolution."""
-        return sum(time.clock_gettime(_cpu_clock(pid)) for pid in _tree(self.pid))
+        return cpu_seconds(self.pid)
 
     def rss_megabytes(self) -> float:
-        return sum(_rss_kilobytes(pid) for pid in _tree(self.pid)) / 1024
+        return rss_megabytes(self.pid)
 
 
 def certify(directory: Path) -> SSLContext:
@@ -88,6 +87,16 @@ def _await_port(contestant: Contestant, process: subprocess.Popen[bytes], log: P
             break
         time.sleep(POLL_SECONDS)
     raise NotReadyError(f"{contestant.name} does not serve:\n{tail(log)}")
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time so far, of a process, its children and all threads, in the kernel's resolution."""
+    return sum(time.clock_gettime(_cpu_clock(one)) for one in _tree(pid))
+
+
+def rss_megabytes(pid: int) -> float:
+    """What a process and its children hold of memory now, in MiB."""
+    return sum(_rss_kilobytes(one) for one in _tree(pid)) / 1024
 
 
 def _cpu_clock(pid: int) -> int:

@@ -14,7 +14,7 @@ class Row:
     """One line. Goal and aim are upper bounds of the median, in its unit; None: nothing was promised."""
 
     what: str
-    bodies: str
+    kind: str  # of bodies, or of paths
     ours: Sequence[float]
     naive: Sequence[float] = ()
     goal: float | None = None
@@ -34,7 +34,7 @@ class Row:
 
     def cells(self) -> tuple[str, ...]:
         bounds = ("" if bound is None else f"<= {self.show(bound)}" for bound in (self.goal, self.aim))
-        return (self.what, self.bodies, self._range(self.ours), self._range(self.naive), *bounds, self.verdict)
+        return (self.what, self.kind, self._range(self.ours), self._range(self.naive), *bounds, self.verdict)
 
     def _range(self, values: Sequence[float]) -> str:
         if not values:
@@ -76,9 +76,9 @@ def rows(samples: Samples) -> Iterator[Row]:
         yield row("64 fresh connections at once: p99, ms", "burst_p99", differing)
 
 
-def render(table: Sequence[Row]) -> str:
-    """The rows as a Markdown table that reads well as plain text too."""
-    head = ("", "bodies", "ours: median (min to max)", "naive", "goal", "aim", "verdict")
+def render(table: Sequence[Row], kind: str, other: str) -> str:
+    """The rows as a Markdown table that reads well as plain text too; heads for what differs, and who is compared."""
+    head = ("", kind, "ours: median (min to max)", other, "goal", "aim", "verdict")
     return markdown([head, *(row.cells() for row in table)])
 
 

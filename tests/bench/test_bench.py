@@ -4,6 +4,7 @@ import statistics
 
 import pytest
 
+from tests.bench import hops
 from tests.bench.bodies import KB, SERIALS, Bodies
 from tests.bench.measure import QUICK, Figure, measure
 from tests.bench.table import render, rows
@@ -25,4 +26,12 @@ def test_every_answer_injects_and_ours_costs_less_cpu_than_the_naive_one() -> No
     for differing in (False, True):
         ours, naive = (statistics.median(samples.of[Figure("cpu", name, differing)]) for name in ("ours", "naive"))
         assert ours < naive
-    assert "first patch after exec" in render(list(rows(samples)))
+    assert "first patch after exec" in render(list(rows(samples)), "bodies", "naive")
+
+
+@pytest.mark.dataplane
+@pytest.mark.envoy
+def test_what_sidecars_cost_is_measured_on_traffic_that_flows() -> None:
+    figures = hops.measure(hops.QUICK)
+    assert figures.steady_errors == 0
+    assert "what two hops add" in render(list(hops.rows(figures)), "path", "floor")
