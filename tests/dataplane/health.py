@@ -9,7 +9,6 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
-import h2.config
 import h2.connection
 import h2.events
 
@@ -44,25 +43,28 @@ def check(address: str, port: int, service: str, seconds: float) -> bool:
 
 def _ask(connection: socket.socket, authority: str, message: bytes) -> bytes:
     """The messages that come back, or nothing unless the call succeeds."""
-    http = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+    http = h2.connection.H2Connection()
     http.initiate_connection()
     head = {":method": "POST", ":scheme": "http", ":path": f"/{SERVICE}/{METHOD}", ":authority": authority}
     http.send_headers(1, [*head.items(), ("content-type", "application/grpc"), ("te", "trailers")])
     http.send_data(1, message, end_stream=True)
-    answer, status = b"", ""
-    while True:
-        connection.sendall(http.data_to_send())
-        came = connection.recv(65536)
-        for event in http.receive_data(came) if came else [h2.events.StreamEnded()]:
+    answer, status = b"", b""
+    connection.sendall(http.data_to_send())
+    while came := connection.recv(65536):
+        for event in http.receive_data(came):
             match event:
                 case h2.events.DataReceived():
                     answer += event.data
                 case h2.events.ResponseReceived() | h2.events.TrailersReceived():
-                    status = dict(event.headers).get("grpc-status", status)
-                case h2.events.StreamEnded() | h2.events.StreamReset() | h2.events.ConnectionTerminated():
-                    return answer if status == "0" else b""
+                    status = dict(event.headers).get(b"grpc-status", status)
+                case h2.events.StreamEnded():
+                    return answer if status == b"0" else b""
+                case h2.events.StreamReset() | h2.events.ConnectionTerminated():
+                    return b""
                 case _:
                     pass
+        connection.sendall(http.data_to_send())
+    return b""
 
 
 def _request(service: str) -> bytes:

@@ -97,9 +97,18 @@ class Lab:
         return pod
 
     def create(
-        self, document: Document, *, inject: bool = True, level: Level = "privileged", settings: Settings = DEFAULTS
+        self,
+        document: Document,
+        *,
+        inject: bool = True,
+        level: Level = "privileged",
+        settings: Settings = DEFAULTS,
+        primary: Family = "ipv4",
     ) -> Pod:
-        """A pod that has its network, and of which nothing runs yet: for tests of how it starts."""
+        """A pod that has its network, and of which nothing runs yet: for tests of how it starts.
+
+        `primary` is the family of status.podIP, where the kubelet asks.
+        """
         stored = injected(document, level, settings) if inject else document
         number = next(self._numbers)
         folder = self._folder / f"{number}-{stored['metadata']['name']}"
@@ -109,7 +118,7 @@ class Lab:
         self._plug(net, f"pod{number}", address)
         volumes = _volumes(stored, folder, settings)
         (folder / "hosts").write_text(_hosts(stored["spec"]))
-        sandbox = Sandbox(net, folder, volumes, _facts(stored, address), _images(settings))
+        sandbox = Sandbox(net, folder, volumes, _facts(stored, address[primary]), _images(settings))
         kubelet = Kubelet(stored["spec"], sandbox, self.node)
         self._stack.callback(kubelet.kill)
         return Pod(stored, address, net, folder, kubelet)
@@ -159,11 +168,11 @@ def _hosts(spec: Document) -> str:
     return "\n".join(["127.0.0.1 localhost", "::1 localhost", *aliases, ""])
 
 
-def _facts(stored: Document, address: Mapping[Family, str]) -> dict[str, str]:
+def _facts(stored: Document, address: str) -> dict[str, str]:
     return {
         "metadata.name": stored["metadata"]["name"],
         "metadata.namespace": stored["metadata"]["namespace"],
-        "status.podIP": address["ipv4"],
+        "status.podIP": address,
         "spec.nodeName": "node-1",
         "spec.serviceAccountName": stored["spec"].get("serviceAccountName", "default"),
     }

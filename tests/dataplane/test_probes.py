@@ -17,6 +17,7 @@ from tests.build import Document
 from tests.dataplane import health
 from tests.dataplane.container import CHECKOUT
 from tests.dataplane.lab import Lab, Pod, lab, manifest
+from webhook.pod import SIDECAR
 
 pytestmark = [pytest.mark.dataplane, pytest.mark.envoy]
 
@@ -73,11 +74,12 @@ def as_native_sidecars() -> Document:
     return manifest("web", app, annotations=ANNOTATIONS, initContainers=containers(restartPolicy="Always"))
 
 
-PODS: dict[str, Callable[[], Document]] = {
-    "no-sidecar": beside,
-    "containers": beside,
-    "native-sidecars": as_native_sidecars,
-    "beside-a-classic-sidecar": lambda: beside(sidecar="classic"),
+PODS: dict[str, Callable[[Lab], Pod]] = {
+    "no-sidecar": lambda node: node.create(beside(), inject=False),
+    "containers": lambda node: node.create(beside()),
+    "native-sidecars": lambda node: node.create(as_native_sidecars()),
+    "beside-a-classic-sidecar": lambda node: node.create(beside(sidecar="classic")),
+    "with-an-ipv6-address": lambda node: node.create(beside(), primary="ipv6"),
 }
 
 
@@ -89,10 +91,10 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 @pytest.fixture(scope="module", params=PODS)
 def pod(node: Lab, request: pytest.FixtureRequest) -> Pod:
-    made = node.create(PODS[request.param](), inject=request.param != "no-sidecar")
+    made = PODS[request.param](node)
     made.kubelet.start()
     if request.param != "no-sidecar":
-        sidecar = made.container("envoy-sidecar")
+        sidecar = made.container(SIDECAR)
         eventually(lambda: made.kubelet.passes(sidecar, "readinessProbe"), "the sidecar is ready")
     return made
 
@@ -106,11 +108,13 @@ def passes(pod: Pod, probe: str) -> bool:
 
 
 class Healthy(BaseHTTPRequestHandler):
+    """Answers the probes above, as they were written, and nothing else."""
+
     def do_GET(self) -> None:
-        asked = self.path == "/healthy?deep=1"
-        secure = self.server.server_address[1] == HTTPS
-        kept = secure or all(self.headers.get_all(name) == [value] for name, value in HEADERS.items())
-        self.send_response(200 if asked and kept else 500)
+        kept = isinstance(self.connection, ssl.SSLSocket) or all(
+            self.headers.get_all(name) == [value] for name, value in HEADERS.items()
+        )
+        self.send_response(200 if kept and self.path == "/healthy?deep=1" else 500)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
@@ -151,8 +155,7 @@ def http_server(pod: Pod, port: int, folder: Path) -> Iterator[None]:
 def grpc_server(pod: Pod, folder: Path) -> Iterator[None]:
     program = [sys.executable, str(CHECKOUT / "tests" / "dataplane" / "health.py"), str(GRPC), "orders"]
     with running(["nsenter", f"--net={pod.net.path}", *program], folder / "grpc.log"):
-        up = lambda: pod.call(lambda: health.check("127.0.0.1", GRPC, "orders", 1))  # noqa: E731
-        eventually(up, "the gRPC server serves")
+        eventually(lambda: pod.call(lambda: health.check("127.0.0.1", GRPC, "orders", 1)), "the gRPC server serves")
         yield
 
 
