@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import reference
+from tests import needs, reference
 from tests.monitoring.pages import metrics
 from webhook import explain
 from webhook.__main__ import CHECK, EXPLAIN, INJECT, SETTINGS, main
@@ -124,11 +124,31 @@ def same_but_for_numbers(text: str) -> str:
 
 
 def test_the_demo_prints_what_the_readme_shows() -> None:
-    readme, (start, end) = ROOT / "README.md", ("<!-- demo -->\n", "<!-- /demo -->")
+    webhook, _ = demo()
+    compare_with_readme("demo", webhook)
+
+
+@pytest.mark.dataplane
+@pytest.mark.envoy
+def test_the_demo_lets_two_pods_talk_as_the_readme_shows() -> None:
+    _, pods = demo()
+    if pods.startswith("Left out: "):
+        needs.missing("what the demo left out", pods)
+    compare_with_readme("pods", pods)
+
+
+def demo() -> tuple[str, str]:
+    """What it prints of the webhook, and of two pods: that, or why they are left out."""
     done = subprocess.run([ROOT / "scripts/demo"], capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
+    webhook, start, pods = re.split(r"^(== 7\.|Left out: )", done.stdout, maxsplit=1, flags=re.MULTILINE)
+    return webhook, start + pods
+
+
+def compare_with_readme(block: str, text: str) -> None:
+    readme, (start, end) = ROOT / "README.md", (f"<!-- {block} -->\n", f"<!-- /{block} -->")
     shown = readme.read_text().partition(start)[2].partition(end)[0]
-    printed = f"```diff\n{done.stdout.strip()}\n```\n"
+    printed = f"```diff\n{text.strip()}\n```\n"
     if UPDATE:
         replace(readme, f"{start}{shown}", f"{start}{printed}")
     else:
