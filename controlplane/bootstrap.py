@@ -141,7 +141,9 @@ def _explicit(bootstrap: Bootstrap) -> Json:
 
 
 def _upgrades(bootstrap: Bootstrap) -> tuple[str, ...]:
-    return (*UPGRADES, *bootstrap.upgrades)
+    """Envoy refuses a token that comes twice, in whatever case, and CONNECT is another thing."""
+    tokens = {token.casefold(): token for token in reversed((*UPGRADES, *bootstrap.upgrades))}
+    return tuple(token for name, token in reversed(tokens.items()) if name != "connect")
 
 
 def _render(bootstrap: Bootstrap, dual: bool) -> str:

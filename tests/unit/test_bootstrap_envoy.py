@@ -13,7 +13,8 @@ from tests import envoy
 pytestmark = pytest.mark.envoy
 
 FILES = render(Bootstrap())
-UNUSUAL = render(Bootstrap(max_connections=1, connect_timeout_seconds=3600, upgrades=("h2c", "TLS/1.0")))
+UPGRADES = ("h2c", "TLS/1.0", "WebSocket", "h2c", "CONNECT")
+UNUSUAL = render(Bootstrap(max_connections=1, connect_timeout_seconds=3600, upgrades=UPGRADES))
 
 
 def validate(folder: Path, bootstrap: str, *arguments: str) -> subprocess.CompletedProcess[str]:
