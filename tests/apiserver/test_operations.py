@@ -1,212 +1,68 @@
 """Every command of docs/operations.md, in the order of the page: it runs, and what the page says of it is true.
 
-The cluster is one of its own, since at the end of the page the injector is uninstalled. In it are our manifests as they
-are, but for the port that the API server calls; `certs` and the webhook are real processes, on a node that only seems
-to run them.
+The cluster is one of its own (operated.py), since at the end of the page the injector is uninstalled.
 """
 
-import os
 import re
-import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests import needs
-from tests.apiserver import binaries, control_plane, node
-from tests.apiserver.balancer import balanced
-from tests.apiserver.cluster import Cluster, Object, Result
-from tests.apiserver.control_plane import controller_manager, kubeconfig
-from tests.apiserver.injector import CHECKOUT, MANIFESTS, Replica, replica
-from tests.apiserver.objects import INIT, SIDECAR, container_names, init_names, namespace, pod
+from tests.apiserver import binaries
+from tests.apiserver.cluster import Result
+from tests.apiserver.injector import CHECKOUT
+from tests.apiserver.objects import INIT, SIDECAR, container_names, pod
+from tests.apiserver.operated import CA, CERTS, SHOP, SYSTEM, TLS, WEBHOOK, Operated, operating
 from tests.apiserver.page import Fence, fences
-from tests.apiserver.processes import eventually, running, stop
+from tests.apiserver.processes import eventually, stop
+from tests.monitoring import rules
 
-SYSTEM, SHOP = "envoy-sidecar-system", "shop"
-CERTS, CONTROLPLANE = "envoy-sidecar-certs", "envoy-sidecar-controlplane"
-TLS, CA = "envoy-sidecar-webhook-tls", "envoy-sidecar-ca-key"
+SAMPLE = re.compile(r"^(envoy_sidecar_\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 FENCES = fences(CHECKOUT / "docs" / "operations.md")
-CONTROLLERS = (
-    *control_plane.CONTROLLERS,
-    "garbage-collector-controller",
-    "namespace-controller",
-    "serviceaccount-controller",
-)
-HURRIED = ["--period-seconds", "1", "--publication-delay-seconds", "2", "--metrics-port", "0"]
-
-
-@dataclass(frozen=True, slots=True)
-class Operated:
-    """A cluster with an installation in it, a folder like a checkout, and somebody to type commands there."""
-
-    cluster: Cluster
-    checkout: Path
-    replicas: tuple[Replica, ...]
-    writers: tuple["subprocess.Popen[bytes]", ...]
-
-    def type(self, commands: str) -> Result:
-        """What a shell prints that stops at the first command that fails."""
-        path = [Path(sys.executable).parent, binaries.kubernetes("kubectl").parent, os.environ["PATH"]]
-        environment = {
-            "PATH": ":".join(map(str, path)),
-            "PYTHONPATH": str(CHECKOUT),
-            "KUBECONFIG": str(self.cluster.kubeconfig),
-            "HOME": str(self.checkout),
-        }
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", commands],
-            cwd=self.checkout,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        return Result(done.stdout, done.stderr, done.returncode)
-
-    @contextmanager
-    def hanging(self) -> Iterator[None]:
-        """No replica of the webhook answers, and none refuses a connection either."""
-        for one in self.replicas:
-            os.kill(one.process.pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            for one in self.replicas:
-                os.kill(one.process.pid, signal.SIGCONT)
-
-    def ask_for_pod(self) -> Result:
-        """What would be stored of a plain pod, or why it would not."""
-        command = ("create", "-n", SHOP, "--dry-run=server", "-o", "json", "-f", "-")
-        return self.cluster.kubectl(*command, stdin=pod(), check=False)
-
-    def injects(self) -> bool:
-        answer = self.ask_for_pod()
-        return answer.code == 0 and SIDECAR in init_names(answer.object)
-
-    def lets_pass(self) -> bool:
-        answer = self.ask_for_pod()
-        return answer.code == 0 and SIDECAR not in init_names(answer.object)
-
-    def pods(self) -> list[Object]:
-        """Of the application; those that are on their way out left aside."""
-        items = self.cluster.get("pods", "-n", SHOP, "-l", "app=web")["items"]
-        return [one for one in items if "deletionTimestamp" not in one["metadata"]]
-
-    def runs(self, *, sidecars: bool) -> bool:
-        """Whether each pod of the application has, or each has not, a sidecar."""
-        return bool(self.pods()) and all((SIDECAR in init_names(one)) == sidecars for one in self.pods())
-
-    def secret(self, name: str) -> Object:
-        """The data of a Secret of ours; empty if it is not there."""
-        answer = self.cluster.kubectl("get", "secret", name, "-n", SYSTEM, "-o", "json", check=False)
-        data: Object = answer.object.get("data", {}) if answer.code == 0 else {}
-        return data
-
-    def trust(self) -> list[str]:
-        """The caBundles of the registration that injects."""
-        webhooks = self.cluster.get("mutatingwebhookconfiguration", "envoy-sidecar-webhook")["webhooks"]
-        return [webhook["clientConfig"].get("caBundle", "") for webhook in webhooks]
-
-
-# The installation
 
 
 @pytest.fixture(scope="module")
 def operated(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Operated]:
-    directory = tmp_path_factory.mktemp("operations")
     capture = pytestconfig.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled():
+    with capture.global_and_fixture_disabled():  # a build of minutes must be seen
         for program in ("kube-apiserver", "kubectl", "kube-controller-manager"):
             binaries.kubernetes(program)
-    with control_plane.started(directory) as cluster, controller_manager(cluster, CONTROLLERS), ExitStack() as stack:
-        yield install(cluster, checkout(directory), stack)
+    with operating(tmp_path_factory.mktemp("operations")) as up:
+        yield up
 
 
-def checkout(directory: Path) -> Path:
-    """A folder with what the commands of the page read, and room for what they write."""
-    folder = directory / "checkout"
-    shutil.copytree(MANIFESTS, folder / "manifests")
-    (folder / "docs").symlink_to(CHECKOUT / "docs")
-    return folder
+# First, while nobody has broken anything: what the alerts make of it.
 
 
-def install(cluster: Cluster, folder: Path, stack: ExitStack) -> Operated:
-    """Installs, and waits until pods are injected. What has to run is entered into `stack`."""
-    mounted = cluster.directory / "tls"
-    mounted.mkdir()
-    logs = [cluster.directory / f"webhook-{number}.log" for number in range(2)]
-    certs_log, controlplane_log = cluster.directory / "certs.log", cluster.directory / "controlplane.log"
-    served = cluster.directory / "kubelet"
-    subprocess.run([sys.executable, "-m", "certs", "dev", str(served)], cwd=CHECKOUT, check=True, capture_output=True)
-    mounts = {f"/api/v1/namespaces/{SYSTEM}/secrets/{TLS}": mounted}
-    stack.enter_context(
-        node.joined(
-            cluster, served, {"webhook": logs, "certs": [certs_log], "controlplane": [controlplane_log]}, mounts
-        )
-    )
-    cluster.kubectl("apply", "-k", str(folder / "manifests" / "base"))
-    certs = stack.enter_context(process(cluster, CERTS, certs_log, "certs", "run", *HURRIED))
-    eventually(lambda: (mounted / "tls.key").exists() and (mounted / "tls.crt").exists(), f"a certificate: {certs_log}")
-    settings = folder / "manifests" / "base" / "settings.yaml"
-    replicas = [stack.enter_context(replica(log, settings, mounted)) for log in logs]
-    port = stack.enter_context(balanced(cluster.directory / "balancer.log", [one.port for one in replicas]))
-    write_overlay(folder / "manifests" / "overlays" / "mine", port)
-    cluster.kubectl("apply", "-k", str(folder / "manifests" / "overlays" / "mine"))
-    cluster.kubectl("rollout", "status", "deployment", "envoy-sidecar-webhook", "-n", SYSTEM, "--timeout=60s")
-    cluster.kubectl("create", "-f", "-", stdin=namespace("observability", {}))
-    cluster.kubectl("apply", "-f", str(CHECKOUT / "docs/examples/namespace.yaml"))
-    settings = folder / "manifests" / "overlays" / "mine" / "settings" / "settings.yaml"
-    serve = ("controlplane", "serve", "--metrics-port", "0", "--settings", str(settings))
-    controlplane = stack.enter_context(process(cluster, CONTROLPLANE, controlplane_log, *serve))
-    up = Operated(cluster, folder, tuple(replicas), (certs, controlplane))
-    eventually(up.injects, "pods are injected")
-    cluster.kubectl("apply", "-f", str(CHECKOUT / "docs/examples/web.yaml"))
-    eventually(lambda: up.runs(sidecars=True), "the application runs")
-    return up
-
-
-def process(
-    cluster: Cluster, account: str, log: Path, *arguments: str
-) -> AbstractContextManager["subprocess.Popen[bytes]"]:
-    """`python -m` with these arguments, as this ServiceAccount."""
-    command = [sys.executable, "-m", *arguments, "--kubeconfig", str(kubeconfig_of(cluster, account))]
-    return running(command, log, cwd=CHECKOUT)
-
-
-def kubeconfig_of(cluster: Cluster, account: str) -> Path:
-    """A kubeconfig with the token that a pod of this ServiceAccount would have."""
-    token = cluster.kubectl("create", "token", account, "-n", SYSTEM).stdout.strip()
-    file = cluster.directory / account
-    file.touch(mode=0o600)
-    file.write_text(yaml.safe_dump(kubeconfig(replace(cluster, token=token))))
-    return file
-
-
-def write_overlay(folder: Path, port: int) -> None:
-    """The reader's own installation: the example, with pods refused when the webhook fails, and the webhook here."""
-    shutil.copytree(folder.with_name("example"), folder)
-    here: Object = {"type": "ExternalName", "externalName": "localhost"}
-    ports = [{"op": "replace", "path": f"/webhooks/{n}/clientConfig/service/port", "value": port} for n in range(3)]
-    kinds = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
-    patches: list[Object] = [{"target": {"kind": kind}, "patch": yaml.safe_dump(ports)} for kind in kinds]
-    service = {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": "envoy-sidecar-webhook", "namespace": SYSTEM},
+@pytest.mark.parametrize(
+    ("changed", "firing"),
+    [
+        ({}, set()),
+        ({"envoy_sidecar_certs_not_after_timestamp_seconds": "86400+0x120"}, {"EnvoySidecarCertsNotRenewing"}),
+        ({"envoy_sidecar_certs_trust_matches": "0+0x120"}, {"EnvoySidecarTrustMismatch"}),
+        (
+            {"envoy_sidecar_webhook_certificate_last_reload_successful": "0x120"},
+            {"EnvoySidecarCertificateReloadFailing"},
+        ),
+    ],
+)
+def test_the_alerts_understand_what_the_processes_really_say(
+    operated: Operated, tmp_path: Path, changed: dict[str, str], firing: set[str]
+) -> None:
+    """Each of their series goes on with its value, or as `changed` by its name."""
+    series = {
+        f'{name}{{instance="{instance}",{labels}}}': changed.get(name, f"{float(value):f}+0x120")
+        for instance, page in operated.metrics().items()
+        for name, labels, value in SAMPLE.findall(page)
     }
-    patches.append({"patch": yaml.safe_dump(service | {"spec": here})})
-    file = folder / "kustomization.yaml"
-    example: Object = yaml.safe_load(file.read_text())
-    components = [one for one in example["components"] if not one.endswith("failure-policy-ignore")]
-    file.write_text(yaml.safe_dump(example | {"components": components, "patches": patches}))
+    expected = [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in firing]
+    query = 'group by (alertname) (ALERTS{alertstate="firing"})'
+    asked = {"expr": query, "eval_time": "90m", "exp_samples": expected}
+    assert rules.run(tmp_path, series, promql_expr_test=[asked]) == ""
 
 
 # What the page promises of its commands: before `yield`, what is the case; after it, what has become of it.
@@ -287,7 +143,7 @@ def rejections_are_told_with_their_reason(operated: Operated) -> Promise:
 
 def three_replicas_are_ready(operated: Operated) -> Promise:
     yield
-    deployment = ("deployment", "envoy-sidecar-webhook", "-n", SYSTEM)
+    deployment = ("deployment", WEBHOOK, "-n", SYSTEM)
     eventually(lambda: operated.cluster.get(*deployment)["status"].get("readyReplicas") == 3, "three are ready")
 
 
@@ -318,14 +174,12 @@ def no_trust_is_lost(operated: Operated) -> Promise:
     assert operated.injects()
 
 
-def the_bootstrap_is_announced(operated: Operated) -> Promise:
+def what_is_announced_is_there(operated: Operated) -> Promise:
     printed = yield
-    config_maps = operated.cluster.get("configmaps", "-n", SHOP)["items"]
-    names = [
-        one["metadata"]["name"].rpartition("-")[2] for one in config_maps if "bootstrap" in one["metadata"]["name"]
-    ]
-    assert names
-    assert all(name in printed.stdout for name in names)
+    announced = yaml.safe_load(printed.stdout)["data"]["hashes"].split()
+    assert announced
+    for one in announced:
+        operated.cluster.get("configmap", f"envoy-sidecar-bootstrap-{one}", "-n", SHOP)
 
 
 def sidecars_go(operated: Operated) -> Promise:
@@ -335,7 +189,7 @@ def sidecars_go(operated: Operated) -> Promise:
 
 def nothing_of_ours_is_left(operated: Operated) -> Promise:
     for one in operated.writers:
-        stop(one)  # as the kubelet would, once its pod is deleted
+        stop(one.process)  # as the kubelet would, once its pod is deleted
     yield
     kinds = "namespaces,clusterroles,clusterrolebindings,mutatingwebhookconfigurations,validatingwebhookconfigurations"
     policies = "validatingadmissionpolicies,validatingadmissionpolicybindings"
@@ -362,7 +216,7 @@ PROMISES: dict[str, Callable[[Operated], Promise]] = {
     "EnvoySidecarWebhookSlow 1": three_replicas_are_ready,
     "EnvoySidecarAdmissionFailing 1": the_api_server_counts_its_failed_calls,
     "EnvoySidecarCertsFailing 1": its_rights_are_listed,
-    "EnvoySidecarPublicationFailing 1": the_bootstrap_is_announced,
+    "EnvoySidecarPublicationFailing 1": what_is_announced_is_there,
     "Upgrade 1": no_trust_is_lost,
     "Upgrade 3": pods_are_listed_with_their_release,
     "Uninstall 1": pods_start_though_the_webhook_hangs,
