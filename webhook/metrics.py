@@ -5,6 +5,7 @@ Children are looked up once, not for every admission: that leaves 3 µs of each 
 
 import platform
 from functools import cache
+from typing import Literal, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -24,6 +25,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for 
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 PREFIX = "envoy_sidecar_webhook"
+HandshakeFailure = Literal["timeout", "refused", "gone", "crowded_out"]
 _BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)  # seconds
 
 
@@ -46,6 +48,10 @@ class Metrics:
         )
         self.in_flight = Gauge(f"{PREFIX}_admissions_in_flight", "Requests being answered.", registry=registry)
         self.connections_cut = counter("connections_cut", "Connections ended by us: slow, or headers too large.")
+        self.connections_crowded_out = counter("connections_crowded_out", "Idle connections ended to make room.")
+        self.connections = Gauge(f"{PREFIX}_connections", "Open to the port of admissions.", registry=registry)
+        failures = counter("handshake_failures", "TLS handshakes that came to nothing, and why.", "reason")
+        self._handshakes = {reason: failures.labels(reason) for reason in get_args(HandshakeFailure)}
         self.log_lines_dropped = counter("log_lines_dropped", "Log lines that found no room: nobody reads our output.")
         reloads = counter("certificate_reloads", "Attempts to serve a changed certificate.", "result")
         self.certificate_reloaded, self.certificate_refused = reloads.labels("success"), reloads.labels("failure")
@@ -64,6 +70,10 @@ class Metrics:
         ProcessCollector(registry=registry)
         self._counting = cache(self._admissions.labels)
         self._timing = cache(self._durations.labels)
+
+    def handshake_failed(self, reason: HandshakeFailure) -> None:
+        """Counts one handshake that came to nothing."""
+        self._handshakes[reason].inc()
 
     def observe(self, endpoint: str, decision: str, reason: str, seconds: float) -> None:
         """Counts one answered request. All three words come from closed sets: they are labels."""

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_address
 from logging import getLogger
 from pathlib import Path
@@ -27,12 +28,14 @@ from webhook.app import State
 from webhook.choices import check_leash
 from webhook.connection import Connection, cut_off_overdue
 from webhook.errors import CertificateError, SettingsError
+from webhook.listener import Limits, Listener, Open
 from webhook.metrics import Metrics
-from webhook.settings import Settings, load
+from webhook.settings import Server, Settings, load
 from webhook.tls import Certificate
 
 BACKLOG = 2048  # connections that wait for their handshake: a rollout opens many at once
-HANDSHAKE_SECONDS = 5
+MONITORING = Limits(connections=64, handshakes=64, handshake_seconds=1)  # Prometheus and the kubelet
+RESERVED = 256  # descriptors that are not for connections of admissions
 LOOK_SECONDS = 1  # between two looks at the certificate's files and at slow clients
 LAST_CALL_SECONDS = 1  # for connections in use to be closed by an answer rather than between two requests
 OK, UNUSABLE = 0, 2  # exit codes
@@ -62,8 +65,7 @@ def _run(settings: Settings) -> int:
     except (CertificateError, OSError, ValueError) as error:
         print(f"webhook: {error}", file=sys.stderr)
         return UNUSABLE
-    _allow_many_connections()
-    uvloop.run(_Process(settings, counted, certificate).serve(*sockets), loop_factory=_Loop)
+    uvloop.run(_Process(settings, counted, certificate).serve(*sockets))
     return OK
 
 
@@ -82,23 +84,44 @@ def _bind(address: str, port: int) -> socket.socket:
         raise OSError(f"cannot listen on {address} port {port}: {os.strerror(error.errno or 0)}") from None
 
 
-def _allow_many_connections() -> None:
+def _most_connections(wanted: int) -> int:
+    """As many as wanted, or as the machine has descriptors for."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-class _Loop(uvloop.Loop):
-    """uvloop's, which gives a TLS handshake less time than its 60 s: uvicorn has no setting for that."""
-
-    async def create_server(self, *args: Any, **options: Any) -> Any:
-        if options.get("ssl") is not None:
-            options["ssl_handshake_timeout"] = HANDSHAKE_SECONDS
-        return await super().create_server(*args, **options)
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return wanted if allowed == resource.RLIM_INFINITY else min(wanted, allowed - RESERVED)
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server of one socket. Signals are the process's business."""
+    """uvicorn's server of one socket, with a listener of ours. Signals are the process's business."""
+
+    def __init__(
+        self, application: Callable[..., Any], own: Server, listen: Callable[[socket.socket, Open], Listener]
+    ) -> None:
+        config = uvicorn.Config(
+            application,
+            http=Connection,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=own.keep_alive_seconds,
+            timeout_graceful_shutdown=own.drain_seconds,
+        )
+        super().__init__(config)
+        self._listen = listen
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        create = partial(Connection, config=self.config, server_state=self.server_state, app_state={})
+        opened = Open(create, self.server_state.connections)
+        self.servers = [self._listen(one, opened) for one in sockets or ()]  # type: ignore[misc]
+        self.started = True
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -117,33 +140,25 @@ class _Process:
         self._settings, self._metrics, self._certificate = settings, counted, certificate
         awaited = settings.bootstrap_hash if settings.server.published_file else ""
         self._state, self._stop = State(unpublished=awaited), asyncio.Event()
-        self._admissions = self._server(app.create(settings, counted, self._state), secure=True)
-        self._monitoring = self._server(app.create_metrics(counted, self._state), secure=False)
+        self._admissions = _Server(app.create(settings, counted, self._state), settings.server, self._listen_securely)
+        self._monitoring = _Server(app.create_metrics(counted, self._state), settings.server, self._listen_plainly)
 
-    def _server(self, application: Callable[..., Any], *, secure: bool) -> _Server:
-        config = uvicorn.Config(
-            application,
-            http=Connection,
-            ws="none",
-            lifespan="off",
-            interface="asgi3",
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            date_header=False,
-            backlog=BACKLOG,
-            timeout_keep_alive=self._settings.server.keep_alive_seconds,
-            timeout_graceful_shutdown=self._settings.server.drain_seconds,
-            ssl_context_factory=(lambda _config, _default: self._certificate.listener) if secure else None,
-        )
-        return _Server(config)
+    def _listen_securely(self, listening: socket.socket, opened: Open) -> Listener:
+        own, counted = self._settings.server, self._metrics
+        limits = Limits(_most_connections(own.max_connections), own.max_handshakes, own.handshake_seconds)
+        listener = Listener(listening, opened, lambda: self._certificate.context, limits, counted)
+        counted.connections.set_function(lambda: len(listener))
+        return listener
+
+    def _listen_plainly(self, listening: socket.socket, opened: Open) -> Listener:
+        return Listener(listening, opened, lambda: None, MONITORING, self._metrics)
 
     async def serve(self, admissions: socket.socket, monitoring: socket.socket) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._signalled, number)
+        own = self._settings.server
         Connection.on_cut = self._metrics.connections_cut.inc
+        Connection.request_seconds, Connection.answer_seconds = own.request_seconds, own.answer_seconds
         serving = [
             asyncio.create_task(self._admissions.serve([admissions])),
             asyncio.create_task(self._monitoring.serve([monitoring])),

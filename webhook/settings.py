@@ -58,6 +58,7 @@ Allowed = dict[str, bool | tuple[Annotated[str, _OFF], ...]]
 Id = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[int, Field(ge=0, le=3600)]
+Limit = Annotated[int, Field(ge=1, le=3600)]  # seconds too; none at all would let nobody through
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +164,13 @@ class Server:
     metrics_port: Port = 9090
     tls_directory: str = "/etc/envoy-sidecar-webhook/tls"
     published_file: str = ""  # lists the bootstraps that are in every namespace; unready until ours is; "": ask nobody
-    keep_alive_seconds: Annotated[int, Field(ge=1, le=3600)] = 120  # the API server's client keeps 90
+    # A connection may come to take 200 KB, and the pod has 256 MiB.
+    max_connections: Annotated[int, Field(ge=32, le=65536)] = 1024
+    max_handshakes: Annotated[int, Field(ge=16, le=65536)] = 256
+    handshake_seconds: Limit = 5
+    request_seconds: Limit = 5  # what the registration gives for all of it
+    answer_seconds: Limit = 60
+    keep_alive_seconds: Limit = 120  # the API server's client keeps 90
     shutdown_grace_seconds: Seconds = 10  # unready, still serving: until no endpoint points here any more
     drain_seconds: Seconds = 15
     log_format: Literal["json", "text"] = "json"

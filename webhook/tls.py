@@ -1,7 +1,7 @@
 """Mounted certificate files -> live SSLContext, reloaded when they change. Owns no key longer than a load takes.
 
-The listening context is never touched. Every handshake takes its certificate from the newest context that loaded
-well, so there is no moment at which a certificate and a key that do not match could be served.
+A context is made anew for what changed, and never touched again. Every handshake begins with the newest one that
+loaded well, so there is no moment at which a certificate and a key that do not match could be served.
 """
 
 import os
@@ -25,21 +25,18 @@ _Version = tuple[tuple[int, int, int], ...]  # of both files: inode, modificatio
 
 @dataclass(slots=True)
 class Certificate:
-    """The certificate and key in `directory`: `listener` goes to the server, `reload` is to be called now and then.
+    """The certificate and key in `directory`: `context` serves them, `reload` is to be called now and then.
 
     Raises CertificateError if they cannot be served.
     """
 
     directory: Path
-    listener: ssl.SSLContext = field(init=False)
+    context: ssl.SSLContext = field(init=False, repr=False)  # for the next handshake
     not_after: datetime = field(init=False)
     _seen: _Version | None = field(init=False, default=None)
-    _current: ssl.SSLContext = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._load()
-        self.listener = _context()
-        self.listener.sni_callback = self._choose  # is called for every handshake, with or without a name
 
     def reload(self) -> bool:
         """Whether another certificate is served from now on.
@@ -54,12 +51,9 @@ class Certificate:
         source = _resolve(self.directory)
         certificate, key = _read(source / CERTIFICATE), _read(source / KEY)
         not_after = _not_after(certificate, source / CERTIFICATE)
-        self._current = _loaded(certificate, key, source)
+        self.context = _loaded(certificate, key, source)
         self.not_after = not_after
         return True
-
-    def _choose(self, connection: ssl.SSLObject, _name: str | None, _listener: ssl.SSLContext) -> None:
-        connection.context = self._current
 
 
 def _context() -> ssl.SSLContext:

@@ -50,7 +50,7 @@ def served(certificate: Certificate, **limits: ssl.TLSVersion) -> bytes:
         setattr(client_context, limit, version)
     to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = client_context.wrap_bio(to_client, to_server)
-    server = certificate.listener.wrap_bio(to_server, to_client, server_side=True)
+    server = certificate.context.wrap_bio(to_server, to_client, server_side=True)
     for side in (client, server) * 3:
         try:
             side.do_handshake()
@@ -199,7 +199,7 @@ def test_tls_1_2_and_1_3_are_spoken(tmp_path: Path, version: ssl.TLSVersion) -> 
 
 def test_nothing_below_tls_1_2_is_spoken(tmp_path: Path) -> None:
     certificate = Certificate(mount(tmp_path / "tls", pair()))
-    assert certificate.listener.minimum_version == ssl.TLSVersion.TLSv1_2
+    assert certificate.context.minimum_version == ssl.TLSVersion.TLSv1_2
 
 
 @pytest.mark.parametrize("days", [1, 365, 365 * 40], ids=["one day", "one year", "beyond 2049"])
