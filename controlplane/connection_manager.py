@@ -10,11 +10,6 @@ from controlplane import access_log
 from controlplane.clusters import MAX_HEADERS, MAX_HEADERS_KB
 from controlplane.extensions import PRESERVE_CASE, Json, extension
 
-_UNHURRIED: Json = {
-    "timeout": "0s",  # 15 s by default
-    "max_stream_duration": {"grpc_timeout_header_max": "0s"},
-}
-
 
 def transparent(
     name: str,
@@ -57,7 +52,7 @@ def any_host(routes: Sequence[Json]) -> Json:
 
 def everything(cluster: str, connect: Mapping[str, Any] | None = None) -> list[Json]:
     """Routes for every request; CONNECT, which has no path, also gets the options `connect`."""
-    route = {"cluster": cluster, **_UNHURRIED}
+    route = {"cluster": cluster, "timeout": "0s"}  # 15 s by default
     return [
         {"match": {"connect_matcher": {}}, "route": {**route, **(connect or {})}},
         {"match": {"prefix": "/"}, "route": route},

@@ -179,8 +179,8 @@ EXCHANGES: tuple[Limit, ...] = (
 
 # Rows that are more than one exchange; test_limits.py has a test for each.
 HALF_CLOSE = Limit(
-    what="a client that closes its sending side right after an HTTP request, as `nc -N` does",
-    becomes="gets no answer; plain TCP and TLS keep it",
+    what="a client that closes its sending side right after it has sent its request, as `nc -N` does",
+    becomes="gets no answer; over other protocols than HTTP it gets one, unless that comes with the first bytes",
     instead="an opaque port",
 )
 UNTIL_CLOSE = Limit(
@@ -209,7 +209,12 @@ SERVER_FIRST = Limit(
     becomes="is heard after 0.5 s at each sidecar, which waits for the client's first bytes",
     instead="`opaque-outbound-ports`, `opaque-inbound-ports`",
 )
+LONG_LINE = Limit(
+    what="a request line of more than 16 KB",
+    becomes="may pass as plain TCP, 0.5 s later, and from 64 KB on perhaps not at all",
+    instead="an opaque port",
+)
 BROKEN_OFF = Limit(what="an answer that breaks off", becomes="ends for the client up to a second later at each sidecar")
-OTHERS: tuple[Limit, ...] = (HALF_CLOSE, UNTIL_CLOSE, EARLY, LARGE, DOWN, ADDRESS, SERVER_FIRST, BROKEN_OFF)
+OTHERS: tuple[Limit, ...] = (HALF_CLOSE, UNTIL_CLOSE, EARLY, LARGE, DOWN, ADDRESS, SERVER_FIRST, LONG_LINE, BROKEN_OFF)
 
 LIMITS: tuple[Limit, ...] = EXCHANGES + OTHERS

@@ -1,6 +1,7 @@
 """Every row of the list of what Envoy cannot keep is true: nothing in it is out of date."""
 
 import re
+import socket
 import time
 
 import pytest
@@ -50,12 +51,36 @@ def undated(answer: bytes, limit: Limit) -> bytes:
 
 
 @ways
+def test_a_client_that_closes_its_sending_side_with_its_first_bytes_gets_no_answer(between: Pairs, way: Way) -> None:
+    with wire(*between[way]) as line:
+        line.near.sendall(b"\x00")
+        line.near.shutdown(1)
+        assert ended(line.near)
+
+
+@ways
 def test_an_http_client_that_closes_its_sending_side_gets_no_answer(between: Pairs, way: Way) -> None:
     with wire(*between[way]) as line:
         line.near.sendall(GET)
         read(line.far)
         line.near.shutdown(1)
-        assert read_all(line.near) == b""
+        assert ended(line.near)
+
+
+def ended(end: socket.socket) -> bool:
+    """Whether the other side has closed, one way or another, and said nothing."""
+    try:
+        return read_all(end) == b""
+    except ConnectionResetError:
+        return True
+
+
+@ways
+def test_a_long_request_line_arrives(between: Pairs, way: Way) -> None:
+    sent = b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\nHost: web\r\n\r\n"
+    with wire(*between[way]) as line:
+        line.near.sendall(sent)
+        assert read(line.far).replace(limits.PROTO, b"") == sent
 
 
 @ways
