@@ -19,7 +19,8 @@ def declared(*groups: str, core: bool = True) -> dict[str, Requirement]:
     """What pyproject.toml asks for itself."""
     project: dict[str, Any] = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
     lines = [line for group in groups for line in project["dependency-groups"][group]]
-    lines += project["project"]["dependencies"] if core else []
+    if core:
+        lines += project["project"]["dependencies"] + project["project"]["optional-dependencies"]["controlplane"]
     return {canonicalize_name(Requirement(line).name): Requirement(line) for line in lines}
 
 
