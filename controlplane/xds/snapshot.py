@@ -1,0 +1,57 @@
+"""What every proxy is to be told, at one moment: immutable, versioned by content, built when somebody asks for it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+WILDCARD = "*"  # in the place of a name: the set that a wildcard subscription holds
+
+
+class Kind(StrEnum):
+    """Types of resources; the value is the type's URL."""
+
+    CLUSTER = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+    ENDPOINTS = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
+    LISTENER = "type.googleapis.com/envoy.config.listener.v3.Listener"
+    ROUTES = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """One resource. `version` is a hash of its canonical source, `body` a serialised google.protobuf.Any."""
+
+    name: str
+    version: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whose proxy asks: by its token and the API server, never by its own word. `zone` and `node` may be empty.
+
+    `upstreams` are the Services that the pod declares: `orders`, `users.accounts`; none: the operator's default scope.
+    """
+
+    namespace: str
+    pod: str
+    service_account: str = ""
+    node: str = ""
+    zone: str = ""
+    upstreams: tuple[str, ...] = ()
+
+
+class Snapshot(Protocol):
+    """Equal worlds give equal names and versions, in every replica and after every restart."""
+
+    def names(self, kind: Kind, caller: Caller) -> Sequence[str]:
+        """What a wildcard subscription of this caller holds; the same object as long as it is the same."""
+
+    def get(self, kind: Kind, name: str) -> Resource | None:
+        """The resource, for any name that `names` gave or that a resource refers to; None: there is none."""
+
+    def changed(self, former: "Snapshot") -> Iterable[tuple[Kind, str]]:
+        """What differs since `former`, among all that was ever asked of either; (kind, WILDCARD): `names` may differ.
+
+        A name that is gone is among them.
+        """
