@@ -29,6 +29,10 @@ from webhook.settings import Settings
 
 MAX_BODY = 8 << 20  # bytes: object and oldObject of 3 MiB each, and options
 MAX_BODIES = 4 * MAX_BODY  # of all requests at one time; ten thousand usual ones
+NO_CERTIFICATE = (
+    "this webhook admits clients with a certificate of server.clientCaFile only (and a name of server.clientNames, if"
+    " there are any); the API server presents one that its --admission-control-config-file names"
+)
 JSON, TEXT = b"application/json", b"text/plain; charset=utf-8"
 _LOG = logging.getLogger("webhook")
 
@@ -217,6 +221,13 @@ class Admission:
             logs.tell("admission", line)
 
 
+class Stranger(Admission):
+    """The same for a client that has not shown the certificate that the settings ask for: it gets nothing."""
+
+    async def _answer(self, _scope: Scope, _receive: Receive) -> _Answer:
+        return _RefusedError(403, "no_client_certificate", NO_CERTIFICATE).answer
+
+
 def _check_type(scope: Scope) -> None:
     for name, value in scope["headers"]:
         if name == b"content-type" and value.partition(b";")[0].strip().lower() == JSON:
@@ -226,7 +237,7 @@ def _check_type(scope: Scope) -> None:
 
 async def _send(answer: _Answer, send: Send) -> None:
     headers = [(b"content-type", answer.content_type), (b"content-length", b"%d" % len(answer.body))]
-    if answer.status in (413, 503):
+    if answer.status in (403, 413, 503):
         headers.append((b"connection", b"close"))  # the rest of the body is not worth reading
     start: Message = {"type": "http.response.start", "status": answer.status, "headers": headers}
     await send(start)
@@ -249,10 +260,10 @@ class Application(FastAPI):
             await super().__call__(scope, receive, send)
 
 
-def create(settings: Settings, counted: Metrics, state: State) -> FastAPI:
-    """The application of the HTTPS port."""
+def create(settings: Settings, counted: Metrics, state: State, admission: type[Admission] = Admission) -> FastAPI:
+    """The application of the HTTPS port; `admission` is what answers reviews."""
     bodies = _Bodies()
-    app = Application({path: Admission(path, settings, counted, bodies) for path in ENDPOINTS})
+    app = Application({path: admission(path, settings, counted, bodies) for path in ENDPOINTS})
     for path, answer in _health(state).items():
         app.add_api_route(path, answer, methods=["GET"], response_model=None)
     return app

@@ -26,12 +26,12 @@ import uvloop
 from webhook import app, logs
 from webhook.app import State
 from webhook.choices import check_leash
-from webhook.connection import Connection, cut_off_overdue
+from webhook.connection import Connection, Strangers, cut_off_overdue
 from webhook.errors import CertificateError, SettingsError
 from webhook.listener import Limits, Listener, Open
 from webhook.metrics import Metrics
 from webhook.settings import Server, Settings, load
-from webhook.tls import Certificate
+from webhook.tls import Certificate, names
 
 BACKLOG = 2048  # connections that wait for their handshake: a rollout opens many at once
 MONITORING = Limits(connections=64, handshakes=64, handshake_seconds=1)  # Prometheus and the kubelet
@@ -60,7 +60,8 @@ def _run(settings: Settings) -> int:
     own, counted = settings.server, Metrics(settings.hash)
     logs.start(own.log_format, own.log_level, counted.log_lines_dropped.inc)
     try:
-        certificate = Certificate(Path(own.tls_directory))
+        authority = Path(own.client_ca_file) if own.client_ca_file else None
+        certificate = Certificate(Path(own.tls_directory), authority)
         sockets = [_bind(own.address, port) for port in (own.port, own.metrics_port)]
     except (CertificateError, OSError, ValueError) as error:
         print(f"webhook: {error}", file=sys.stderr)
@@ -97,7 +98,11 @@ class _Server(uvicorn.Server):
     """uvicorn's server of one socket, with a listener of ours. Signals are the process's business."""
 
     def __init__(
-        self, application: Callable[..., Any], own: Server, listen: Callable[[socket.socket, Open], Listener]
+        self,
+        application: Callable[..., Any],
+        own: Server,
+        listen: Callable[[socket.socket, Open], Listener],
+        strangers: Strangers | None = None,
     ) -> None:
         config = uvicorn.Config(
             application,
@@ -115,10 +120,16 @@ class _Server(uvicorn.Server):
             timeout_graceful_shutdown=own.drain_seconds,
         )
         super().__init__(config)
-        self._listen = listen
+        self._listen, self._strangers = listen, strangers
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        create = partial(Connection, config=self.config, server_state=self.server_state, app_state={})
+        create = partial(
+            Connection,
+            strangers=self._strangers,
+            config=self.config,
+            server_state=self.server_state,
+            app_state={},
+        )
         opened = Open(create, self.server_state.connections)
         self.servers = [self._listen(one, opened) for one in sockets or ()]  # type: ignore[misc]
         self.started = True
@@ -140,8 +151,23 @@ class _Process:
         self._settings, self._metrics, self._certificate = settings, counted, certificate
         awaited = settings.bootstrap_hash if settings.server.published_file else ""
         self._state, self._stop = State(unpublished=awaited), asyncio.Event()
-        self._admissions = _Server(app.create(settings, counted, self._state), settings.server, self._listen_securely)
+        self._admissions = _Server(
+            app.create(settings, counted, self._state), settings.server, self._listen_securely, self._strangers()
+        )
         self._monitoring = _Server(app.create_metrics(counted, self._state), settings.server, self._listen_plainly)
+
+    def _strangers(self) -> Strangers | None:
+        """What clients get that show no certificate of the right CA and name, if there has to be one."""
+        own = self._settings.server
+        if not own.client_ca_file:
+            return None
+
+        def know(certificate: Mapping[str, Any] | None) -> bool:
+            if not certificate:
+                return False
+            return not own.client_names or not set(own.client_names).isdisjoint(names(certificate))
+
+        return Strangers(know, app.create(self._settings, self._metrics, self._state, app.Stranger))
 
     def _listen_securely(self, listening: socket.socket, opened: Open) -> Listener:
         own, counted = self._settings.server, self._metrics

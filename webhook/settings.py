@@ -91,6 +91,12 @@ def _form_fits_mode(sidecar: "Sidecar") -> "Sidecar":
     return sidecar
 
 
+def _names_have_a_ca(server: "Server") -> "Server":
+    if server.client_names and not server.client_ca_file:
+        raise ValueError("clientNames need a clientCaFile: without it nobody's name is known")
+    return server
+
+
 def _request_within_limit(resources: _R) -> _R:
     for name in ("cpu", "memory"):
         request, limit = getattr(resources, f"{name}_request"), getattr(resources, f"{name}_limit")
@@ -164,6 +170,8 @@ class Server:
     metrics_port: Port = 9090
     tls_directory: str = "/etc/envoy-sidecar-webhook/tls"
     published_file: str = ""  # lists the bootstraps that are in every namespace; unready until ours is; "": ask nobody
+    client_ca_file: str = ""  # PEM; only clients with a certificate of these CAs are admitted; "": everybody
+    client_names: tuple[str, ...] = ()  # and with one of these names; (): any name
     # A connection may come to take 200 KB, and the pod has 256 MiB.
     max_connections: Annotated[int, Field(ge=32, le=65536)] = 1024
     max_handshakes: Annotated[int, Field(ge=16, le=65536)] = 256
@@ -191,7 +199,7 @@ class Settings:
     images: Images = field(default_factory=Images)
     unknown_annotations: Literal["warn", "reject"] = "warn"  # an unknown key under our prefix
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
-    server: Server = field(default_factory=Server)
+    server: Annotated[Server, AfterValidator(_names_have_a_ca)] = field(default_factory=Server)
 
     @property
     def bootstrap_hash(self) -> str:

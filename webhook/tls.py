@@ -2,17 +2,21 @@
 
 A context is made anew for what changed, and never touched again. Every handshake begins with the newest one that
 loaded well, so there is no moment at which a certificate and a key that do not match could be served.
+
+Clients may be asked for a certificate too. The handshake goes on without one, for the kubelet's probes have none: what
+such a client may ask for is decided later. One that does not verify ends the handshake.
 """
 
 import os
 import ssl
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from webhook.errors import CertificateError
 
@@ -20,17 +24,19 @@ CERTIFICATE, KEY = "tls.crt", "tls.key"
 MAX_BYTES = 1 << 20  # of each file: a Secret holds no more
 
 
-_Version = tuple[tuple[int, int, int], ...]  # of both files: inode, modification time in ns, size
+_Version = tuple[tuple[int, int, int], ...]  # of all files: inode, modification time in ns, size
 
 
 @dataclass(slots=True)
 class Certificate:
     """The certificate and key in `directory`: `context` serves them, `reload` is to be called now and then.
 
+    `client_ca`, a file of PEM, has the CAs that clients' certificates are verified with; without it none is asked for.
     Raises CertificateError if they cannot be served.
     """
 
     directory: Path
+    client_ca: Path | None = None
     context: ssl.SSLContext = field(init=False, repr=False)  # for the next handshake
     not_after: datetime = field(init=False)
     _seen: _Version | None = field(init=False, default=None)
@@ -44,14 +50,25 @@ class Certificate:
         Raises CertificateError, once for each state of the files, if they changed and cannot be served;
         the former certificate stays.
         """
-        return _version(self.directory) != self._seen and self._load()
+        return self._version() != self._seen and self._load()
+
+    def _version(self) -> _Version | None:
+        """Says, without reading them, whether the files are still those that were read last. None: one is missing."""
+        files = [self.directory / CERTIFICATE, self.directory / KEY]
+        with suppress(OSError, RuntimeError):
+            stats = [path.stat() for path in (*files, *filter(None, [self.client_ca]))]
+            return tuple((stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in stats)
+        return None
 
     def _load(self) -> bool:
-        self._seen = _version(self.directory)  # first: files that change from here on are read once more
+        self._seen = self._version()  # first: files that change from here on are read once more
         source = _resolve(self.directory)
         certificate, key = _read(source / CERTIFICATE), _read(source / KEY)
         not_after = _not_after(certificate, source / CERTIFICATE)
-        self.context = _loaded(certificate, key, source)
+        context = _loaded(certificate, key, source)
+        if self.client_ca is not None:
+            _ask_clients(context, self.client_ca)
+        self.context = context
         self.not_after = not_after
         return True
 
@@ -73,14 +90,6 @@ def _resolve(directory: Path) -> Path:
         return (data if data.is_symlink() else directory).resolve(strict=True)
     except (OSError, RuntimeError) as error:  # RuntimeError: a symlink loop
         raise CertificateError(f"{directory}: cannot be read: {error}") from None
-
-
-def _version(directory: Path) -> _Version | None:
-    """Says, without reading them, whether the files are still those that were read last. None: one is missing."""
-    with suppress(OSError):
-        stats = [(directory / name).stat() for name in (CERTIFICATE, KEY)]
-        return tuple((stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in stats)
-    return None
 
 
 def _read(path: Path) -> bytes:
@@ -106,6 +115,24 @@ def _loaded(certificate: bytes, key: bytes, source: Path) -> ssl.SSLContext:
             reason = getattr(error, "reason", None) or error
             raise CertificateError(f"{source}: {CERTIFICATE} and {KEY} are no matching pair: {reason}") from None
     return context
+
+
+def _ask_clients(context: ssl.SSLContext, path: Path) -> None:
+    """Asks for a certificate in every handshake, and verifies what comes with the CAs in that file."""
+    try:
+        context.load_verify_locations(cadata=_read(path).decode("ascii"))
+    except (ssl.SSLError, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise CertificateError(f"{path}: holds no CA certificates in PEM: {reason}") from None
+    context.verify_mode = ssl.CERT_OPTIONAL
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # as Go does: what is in the file is trusted, root or not
+
+
+def names(certificate: Mapping[str, Any]) -> Iterator[str]:
+    """Whom a certificate, in the form of `ssl.SSLSocket.getpeercert`, is for: common names, then alternative names."""
+    for attributes in certificate.get("subject", ()):
+        yield from (value for kind, value in attributes if kind == "commonName")
+    yield from (value for _, value in certificate.get("subjectAltName", ()))
 
 
 def _nameless_file() -> BinaryIO:
