@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.apiserver import binaries
 from tests.apiserver.cluster import Cluster, Object
 from tests.apiserver.processes import NotReadyError, eventually, free_port, running, tail
+from tests.clients import ClientAuthority, Shown
 
 AUDIT_POLICY: Object = {
     "apiVersion": "audit.k8s.io/v1",
@@ -29,6 +30,7 @@ AUDIT_POLICY: Object = {
         {"level": "None"},
     ],
 }
+CLIENT_NAME = "kube-apiserver"  # what the certificate says that it shows to webhooks
 CONTROLLERS = ("deployment-controller", "replicaset-controller", "job-controller")
 
 
@@ -90,6 +92,7 @@ def flags(directory: Path, store: str, port: int) -> list[str]:
         f"--service-account-signing-key-file={key}",
         "--allow-privileged=true",
         "--enable-admission-plugins=AlwaysPullImages",
+        f"--admission-control-config-file={directory / 'admission.yaml'}",
         f"--audit-policy-file={directory / 'audit-policy.yaml'}",
         f"--audit-log-path={directory / 'audit.log'}",
     ]
@@ -97,7 +100,10 @@ def flags(directory: Path, store: str, port: int) -> list[str]:
 
 def write_inputs(cluster: Cluster) -> None:
     """The files that kube-apiserver and kubectl read at start."""
+    shown = ClientAuthority(cluster.directory / "clients").issue(CLIENT_NAME)
     write = {
+        "admission.yaml": yaml.safe_dump(admission_configuration(cluster.directory / "webhooks.kubeconfig")),
+        "webhooks.kubeconfig": yaml.safe_dump(for_webhooks(shown)),
         "tokens.csv": f'{cluster.token},admin,admin,"system:masters"\n',
         "audit-policy.yaml": yaml.safe_dump(AUDIT_POLICY),
         "service-accounts.key": signing_key(),
@@ -106,6 +112,27 @@ def write_inputs(cluster: Cluster) -> None:
     for name, content in write.items():
         (cluster.directory / name).touch(mode=0o600)
         (cluster.directory / name).write_text(content)
+
+
+def admission_configuration(for_webhooks: Path) -> Object:
+    """Makes the API server read what it shows to webhooks in that file (kubernetes.io, "Authenticate apiservers")."""
+    configuration = {
+        "apiVersion": "apiserver.config.k8s.io/v1",
+        "kind": "WebhookAdmissionConfiguration",
+        "kubeConfigFile": str(for_webhooks),
+    }
+    plugins = ("MutatingAdmissionWebhook", "ValidatingAdmissionWebhook")
+    return {
+        "apiVersion": "apiserver.config.k8s.io/v1",
+        "kind": "AdmissionConfiguration",
+        "plugins": [{"name": plugin, "configuration": configuration} for plugin in plugins],
+    }
+
+
+def for_webhooks(shown: Shown) -> Object:
+    """One certificate for all webhooks; those that ask for none never see it."""
+    user = {"client-certificate": str(shown.certificate), "client-key": str(shown.key)}
+    return {"apiVersion": "v1", "kind": "Config", "users": [{"name": "*", "user": user}]}
 
 
 def signing_key() -> str:
