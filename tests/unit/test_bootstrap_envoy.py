@@ -9,6 +9,7 @@ import pytest
 
 from controlplane.bootstrap import AccessLog, Bootstrap, overlay, render
 from tests import envoy
+from webhook.probes import MAX_PORTS
 
 pytestmark = pytest.mark.envoy
 
@@ -43,6 +44,15 @@ def test_envoy_accepts_the_proxy_of_mode_none(tmp_path: Path, families: Literal[
     settings = Bootstrap(ip_families=families)
     laid_over = overlay(node_metadata={}, access_log="off", explicit_proxy=settings)
     validated = validate(tmp_path, FILES[f"bootstrap-{families}.json"], "--config-yaml", json.dumps(laid_over))
+    assert (validated.returncode, validated.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1", "fd00::1"])
+def test_envoy_accepts_the_listener_for_tcp_probes(tmp_path: Path, address: str) -> None:
+    probes = {f"/tcp/{port}": port for port in range(1, MAX_PORTS + 1)}
+    laid_over = json.dumps(overlay(node_metadata={}, access_log="off", tcp_probes=probes, tcp_probe_seconds=3600))
+    kubelets = laid_over.replace("$(POD_IP)", address)
+    validated = validate(tmp_path, FILES["bootstrap-dual.json"], "--config-yaml", kubelets)
     assert (validated.returncode, validated.stderr) == (0, "")
 
 

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import jsonpatch
+import jsonpointer
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from tests import build
 from tests.build import Document
 from webhook.injection import Injected, Rejected, Unchanged
-from webhook.pod import INJECTED_LABEL, MARKERS
+from webhook.pod import INJECTED_LABEL, MARKERS, PROBES_ANNOTATION
 from webhook.policy import RejectReason
 
 OURS = ("envoy-sidecar", "envoy-sidecar-init")
@@ -28,15 +29,36 @@ json_values = st.recursive(
 )
 
 
+KINDS = ("startupProbe", "readinessProbe", "livenessProbe")
+PORTS = [{"name": "db", "containerPort": 3306}, {"name": "excluded", "containerPort": 8081}]
+ODD_PORTS: list[Any] = ["unknown", "", "excluded", 8081, 15021, 0, 65536, -1, True, None, []]
+ODD_ACTIONS: list[Any] = [None, [], {}, "x"]
+PROBES: list[Document] = [
+    {"tcpSocket": {"port": 3306}, "periodSeconds": 3, "x-unknown": [None]},
+    {"tcpSocket": {"port": "db"}, "timeoutSeconds": 7},
+    {"tcpSocket": {"port": "db", "host": "", "x~unknown/": {}}, "httpGet": None},
+    *({"tcpSocket": {"port": port}} for port in ODD_PORTS),
+    {"tcpSocket": {"port": 3306, "host": "db.example"}},
+    *({"tcpSocket": action} for action in ODD_ACTIONS),
+    {"httpGet": {"port": "http", "path": "/"}},
+    {"grpc": {"port": 9000}, "tcpSocket": {"port": 3306}},
+    {"exec": {"command": ["true"]}, "timeoutSeconds": "x"},
+    {},
+]
+
+
 @st.composite
-def containers(draw: st.DrawFn, least: int, most: int) -> list[Document]:
+def containers(draw: st.DrawFn, name: str, least: int, most: int) -> list[Document]:
+    probes = st.dictionaries(st.sampled_from(KINDS), st.sampled_from(PROBES))
     count = draw(st.integers(least, most))
     return [
         {
-            "name": f"c{index}",
+            "name": f"{name}{index}",
             "image": draw(words),
             "x-unknown": draw(json_values),
             **draw(st.sampled_from([{}, {"restartPolicy": "Always"}, {"ports": [{"containerPort": 80}]}])),
+            **draw(st.sampled_from([{}, {"ports": PORTS}])),
+            **draw(probes),
         }
         for index in range(count)
     ]
@@ -54,8 +76,8 @@ def pods(draw: st.DrawFn) -> Document:
         "x~unknown/": draw(json_values),
     }
     spec = {
-        "containers": draw(containers(1, 50)),
-        "initContainers": maybe(containers(0, 5)),
+        "containers": draw(containers("c", 1, 20)),
+        "initContainers": maybe(containers("i", 0, 5)),
         "volumes": maybe(st.just([]) | st.just([{"name": "data", "emptyDir": {}}])),
         "x-unknown": draw(json_values),
     }
@@ -67,7 +89,8 @@ def pods(draw: st.DrawFn) -> Document:
 
 
 UNLIMITED = build.operator("sidecar: {resources: {cpuLimit: null, memoryLimit: null}}")
-operators = st.sampled_from([build.DEFAULTS, CLASSIC, NONE, TPROXY, UNLIMITED])
+EXCLUDING = build.operator("redirect: {excludeInboundPorts: [8081]}")
+operators = st.sampled_from([build.DEFAULTS, CLASSIC, NONE, TPROXY, UNLIMITED, EXCLUDING])
 
 
 def operations(document: Document, by: Any = build.DEFAULTS) -> list[Document]:
@@ -88,6 +111,14 @@ def authors_part(document: Document) -> Document:
         metadata[key] = kept
     for key in ("containers", "initContainers", "volumes"):
         spec[key] = [item for item in spec.pop(key, None) or [] if not item["name"].startswith("envoy-sidecar")]
+    kept = json.loads((document["metadata"].get("annotations") or {}).get(PROBES_ANNOTATION, "{}"))
+    for container in (*spec["containers"], *spec["initContainers"]):
+        for kind, original in kept.get(container["name"], {}).items():
+            asked = container[kind].pop("httpGet")
+            assert (asked["port"], asked["scheme"]) == (15020, "HTTP")
+            container[kind]["tcpSocket"] = original
+        for kind in KINDS:
+            container[kind] = {key: value for key, value in container.get(kind, {}).items() if value is not None}
     return rest
 
 
@@ -124,8 +155,14 @@ def test_the_containers_stand_where_their_form_needs_them(document: Document, by
 
 
 @given(pods(), operators)
-def test_an_authors_list_is_never_indexed_except_to_insert_at_0(document: Document, by: Any) -> None:
-    for operation in operations(document, by):
+def test_an_authors_list_is_never_indexed_except_to_insert_at_0_and_for_tcp_probes(document: Document, by: Any) -> None:
+    made = operations(document, by)
+    while made[0]["op"] == "test":
+        tested, replaced, *made = made
+        assert tested["value"] == jsonpointer.resolve_pointer(document, tested["path"])
+        assert "tcpSocket" in tested["value"]
+        assert (replaced["op"], replaced["path"]) == ("replace", tested["path"])
+    for operation in made:
         assert operation["op"] == "add"
         path = operation["path"].split("/")
         if path[1] == "spec" and len(path) > 3:
