@@ -118,6 +118,9 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     serve.add_argument("--settings", metavar="FILE", type=Path, help="the operator's settings; none: the defaults")
     serve.add_argument("--tls-dir", metavar="DIR", dest="tls_directory", help="holds tls.crt and tls.key")
     serve.add_argument(
+        "--client-ca", metavar="FILE", dest="client_ca_file", help="admit clients with a certificate of it only"
+    )
+    serve.add_argument(
         "--published", metavar="FILE", dest="published_file", help="unready until it lists our bootstrap"
     )
     serve.add_argument("--address", metavar="IP", help="to listen on; :: is every address of both families")
@@ -152,7 +155,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     pydantic.BaseModel.model_config["defer_build"] = True  # FastAPI's models of OpenAPI, never used here: 70 ms
     from webhook import server
 
-    names = ("tls_directory", "published_file", "address", "port", "metrics_port")
+    names = ("tls_directory", "client_ca_file", "published_file", "address", "port", "metrics_port")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     return server.run_serve(arguments.settings, given)
 

@@ -38,6 +38,7 @@ MONITORING = Limits(connections=64, handshakes=64, handshake_seconds=1)  # Prome
 RESERVED = 256  # descriptors that are not for connections of admissions
 LOOK_SECONDS = 1  # between two looks at the certificate's files and at slow clients
 LAST_CALL_SECONDS = 1  # for connections in use to be closed by an answer rather than between two requests
+NAMES_WITHOUT_CA = "server.clientNames: need a server.clientCaFile or --client-ca; without it nobody's name is known"
 OK, UNUSABLE = 0, 2  # exit codes
 
 _LOG = getLogger("webhook")
@@ -50,10 +51,18 @@ def run_serve(file: Path | None, options: Mapping[str, Any]) -> int:
     """
     try:
         settings = check_leash(load(file), str(file)) if file else Settings()
+        settings = replace(settings, server=_check_clients(replace(settings.server, **options), str(file)))
     except SettingsError as error:
         print(f"webhook: {error}", file=sys.stderr)
         return UNUSABLE
-    return _run(replace(settings, server=replace(settings.server, **options)))
+    return _run(settings)
+
+
+def _check_clients(own: Server, source: str) -> Server:
+    """The same; here, and not in the file alone, since the CA may be an option of the command."""
+    if own.client_names and not own.client_ca_file:
+        raise SettingsError(source, [NAMES_WITHOUT_CA])
+    return own
 
 
 def _run(settings: Settings) -> int:

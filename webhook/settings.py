@@ -91,12 +91,6 @@ def _form_fits_mode(sidecar: "Sidecar") -> "Sidecar":
     return sidecar
 
 
-def _names_have_a_ca(server: "Server") -> "Server":
-    if server.client_names and not server.client_ca_file:
-        raise ValueError("clientNames need a clientCaFile: without it nobody's name is known")
-    return server
-
-
 def _request_within_limit(resources: _R) -> _R:
     for name in ("cpu", "memory"):
         request, limit = getattr(resources, f"{name}_request"), getattr(resources, f"{name}_limit")
@@ -199,7 +193,7 @@ class Settings:
     images: Images = field(default_factory=Images)
     unknown_annotations: Literal["warn", "reject"] = "warn"  # an unknown key under our prefix
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
-    server: Annotated[Server, AfterValidator(_names_have_a_ca)] = field(default_factory=Server)
+    server: Server = field(default_factory=Server)
 
     @property
     def bootstrap_hash(self) -> str:

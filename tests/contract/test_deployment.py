@@ -16,8 +16,8 @@ from webhook.settings import Settings
 DEFAULTS = Settings()
 
 
-def container() -> Object:
-    (found,) = pod_spec(render())["containers"]
+def container(*components: str) -> Object:
+    (found,) = pod_spec(render(*components))["containers"]
     assert isinstance(found, dict)
     return found
 
@@ -82,6 +82,15 @@ def test_the_process_understands_its_arguments() -> None:
     program, *arguments = container()["args"]
     assert program == "webhook"
     assert Path(_parser().parse_args(arguments).settings).name == "settings.yaml"
+
+
+def test_the_ca_of_clients_is_read_where_its_config_map_is_mounted() -> None:
+    asking = container("client-certificates")
+    _, *arguments = asking["args"]
+    volume, folder = next((m["name"], m["mountPath"]) for m in asking["volumeMounts"] if m["name"] == "clients")
+    assert _parser().parse_args(arguments).client_ca_file == f"{folder}/ca.crt"
+    mounted = next(one for one in pod_spec(render("client-certificates"))["volumes"] if one["name"] == volume)
+    assert mounted["configMap"]["name"] == "envoy-sidecar-webhook-clients"
 
 
 def test_rule_26_the_grace_period_holds_unready_time_and_drain() -> None:

@@ -144,6 +144,19 @@ def test_a_ca_that_is_missing_at_the_start_ends_with_code_2(tmp_path: Path) -> N
     assert (ended.returncode, "nowhere: cannot be read" in ended.stderr) == (2, True)
 
 
+def test_names_without_a_ca_end_with_code_2(tmp_path: Path) -> None:
+    (tmp_path / "settings.yaml").write_text("server: {clientNames: [kube-apiserver]}")
+    ended = run("--settings", str(tmp_path / "settings.yaml"))
+    assert (ended.returncode, "--client-ca" in ended.stderr) == (2, True)
+
+
+def test_the_ca_may_be_an_option_of_the_command(tmp_path: Path, authority: ClientAuthority) -> None:
+    names = "server: {clientNames: [named], shutdownGraceSeconds: 0}"
+    with serving(tmp_path, names, "--client-ca", str(authority.certificate)) as server:
+        assert post(server).status == 403
+        assert post(server, authority.issue("named")).status == 200
+
+
 def test_tls_1_2_carries_certificates_too(server: Server, authority: ClientAuthority) -> None:
     context, shown = server.context(), authority.issue("old-fashioned")
     context.load_cert_chain(shown.certificate, shown.key)

@@ -45,11 +45,6 @@ def test_a_misspelt_setting_is_answered_with_the_nearest_right_one() -> None:
     assert problems("sidcar: {}") == ("sidcar: no such setting; did you mean sidecar?",)
 
 
-def test_names_of_clients_without_a_ca_for_them_are_refused() -> None:
-    (problem,) = problems("server: {clientNames: [kube-apiserver]}")
-    assert "clientNames need a clientCaFile" in problem
-
-
 def test_one_resource_keeps_the_other_defaults() -> None:
     resources = build.operator("sidecar: {resources: {cpuRequest: 200m}}").sidecar.resources
     assert (str(resources.cpu_request), str(resources.memory_limit)) == ("200m", "320Mi")
