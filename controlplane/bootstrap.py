@@ -7,14 +7,15 @@ nothing but the standard library, and knows nothing of Kubernetes beyond that ob
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
-from controlplane import access_log, clusters, explicit, listeners, probes
+from controlplane import access_log, clusters, explicit, listeners, probes, tracing
 from controlplane.access_log import AccessLog
 from controlplane.extensions import Json, extension
 from controlplane.ports import PORTS, Ports
+from controlplane.tracing import Tracing
 
 __all__ = [
     "PORTS",
@@ -54,6 +55,7 @@ class Bootstrap:
     connect_timeout_seconds: Annotated[int, Between(1, 3600)] = 10
     # The `Upgrade` tokens that pass besides websocket, SPDY/3.1 and tcp. Envoy answers 403 to any other.
     upgrades: tuple[str, ...] = ()
+    tracing: Tracing = field(default_factory=Tracing)
 
 
 NAME_PREFIX = "envoy-sidecar-bootstrap-"
@@ -61,11 +63,15 @@ UPGRADES = ("websocket", "SPDY/3.1", "tcp")  # browsers; kubectl exec and port-f
 
 
 def render(bootstrap: Bootstrap) -> dict[str, str]:
-    """The ConfigMap's data: a file for nodes with IPv6, and one for nodes without.
+    """The ConfigMap's data: a file for nodes with IPv6, and one for nodes without; both again for mode tproxy.
 
-    There a listener on `::` makes Envoy exit; the init container knows, and links the right one.
+    Without IPv6, a listener on `::` makes Envoy exit; the init container knows, and links the right one.
     """
-    return {f"bootstrap-{name}.json": _render(bootstrap, dual) for name, dual in (("dual", True), ("ipv4", False))}
+    return {
+        f"bootstrap-{families}{suffix}.json": _render(bootstrap, families == "dual", keeps_source)
+        for families in ("dual", "ipv4")
+        for suffix, keeps_source in (("", False), ("-tproxy", True))
+    }
 
 
 @lru_cache(maxsize=8)
@@ -146,11 +152,12 @@ def _upgrades(bootstrap: Bootstrap) -> tuple[str, ...]:
     return tuple(token for name, token in reversed(tokens.items()) if name != "connect")
 
 
-def _render(bootstrap: Bootstrap, dual: bool) -> str:
-    return json.dumps(_document(bootstrap, dual), indent=1) + "\n"
+def _render(bootstrap: Bootstrap, dual: bool, keeps_source: bool) -> str:
+    return json.dumps(_document(bootstrap, dual, keeps_source), indent=1) + "\n"
 
 
-def _document(bootstrap: Bootstrap, dual: bool) -> Json:
+def _document(bootstrap: Bootstrap, dual: bool, keeps_source: bool) -> Json:
+    traced = tracing.manager_options(bootstrap.tracing)
     return {
         # A socket file in a volume that only the sidecar mounts: the application cannot reach it over loopback.
         "admin": {
@@ -158,8 +165,13 @@ def _document(bootstrap: Bootstrap, dual: bool) -> Json:
             "ignore_global_conn_limit": True,
         },
         "static_resources": {
-            "listeners": listeners.static(dual=dual, upgrades=_upgrades(bootstrap)),
-            "clusters": clusters.static(bootstrap.connect_timeout_seconds),
+            "listeners": listeners.static(
+                dual=dual, upgrades=_upgrades(bootstrap), tracing=traced, keeps_source=keeps_source
+            ),
+            "clusters": [
+                *clusters.static(bootstrap.connect_timeout_seconds),
+                *tracing.clusters(bootstrap.tracing, dual=dual),
+            ],
         },
         "stats_config": _STATS,
         "deferred_stat_options": {"enable_deferred_creation_stats": True},

@@ -17,7 +17,7 @@ def transparent(
     upgrades: Sequence[str],
     *,
     filters: Sequence[Json] = (),
-    tracing: Json | None = None,
+    tracing: Mapping[str, Any] | None = None,
 ) -> Json:
     """A manager for applications' traffic. `upgrades` are the Upgrade tokens that pass, besides CONNECT."""
     return manager(
@@ -25,11 +25,9 @@ def transparent(
         virtual_hosts,
         # No x-envoy-… headers for applications to depend on.
         [*filters, router(suppress_envoy_headers=True)],
-        **_TRANSPARENT,
+        **{**_TRANSPARENT, **(tracing or {})},
         upgrade_configs=[{"upgrade_type": token} for token in (*upgrades, "CONNECT")],
         access_log=access_log.http(name),
-        generate_request_id=tracing is not None,
-        **({"tracing": tracing} if tracing else {}),
     )
 
 
@@ -67,6 +65,7 @@ def router(**options: bool) -> Json:
 _TRANSPARENT: Json = {
     "use_remote_address": False,
     "skip_xff_append": True,
+    "generate_request_id": False,
     "preserve_external_request_id": True,
     "server_header_transformation": "PASS_THROUGH",
     "normalize_path": False,
@@ -82,7 +81,6 @@ _TRANSPARENT: Json = {
     },
     "http_protocol_options": {
         "accept_http_10": True,
-        "allow_custom_methods": True,
         "default_host_for_http_10": "localhost",  # without a Host, Envoy answers 400
         "enable_trailers": True,
         "header_key_format": PRESERVE_CASE,

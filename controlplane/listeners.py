@@ -1,13 +1,14 @@
 """The static listeners. Traffic passes through them unchanged, whether or not there is a control plane."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from controlplane import access_log
 from controlplane.clusters import ADMIN, BLACKHOLE, BUFFER_BYTES, INBOUND, PASSTHROUGH
 from controlplane.connection_manager import any_host, everything, manager, router, transparent
 from controlplane.extensions import Json, extension
-from controlplane.ports import PORTS
+from controlplane.ports import MARK, PORTS
 
 _ORIGINAL_DST = extension("envoy.filters.listener.original_dst", "filters.listener.original_dst.v3.OriginalDst")
 _INSPECTORS = [
@@ -16,35 +17,56 @@ _INSPECTORS = [
 ]
 
 
-def static(*, dual: bool, upgrades: Sequence[str], tracing: Json | None = None) -> list[Json]:
-    """Every static listener; `dual` also on IPv6. `upgrades` are the Upgrade tokens that pass."""
+def static(
+    *, dual: bool, upgrades: Sequence[str], tracing: Mapping[str, Any], keeps_source: bool = False
+) -> list[Json]:
+    """Every static listener; `dual` also on IPv6. `upgrades` are the Upgrade tokens that pass.
+
+    With `keeps_source`, the application sees its callers' addresses: the listeners of mode tproxy.
+    """
+
+    def inbound(listener: Json) -> Json:
+        return _keeping_source(listener) if keeps_source else listener
+
+    http = _Http(upgrades, tracing)
     return [
         # A dynamic listener for the port that the application dialled, if there is one, takes the connection over.
-        {**_detecting("outbound", PORTS.outbound, PASSTHROUGH, dual, upgrades, tracing), "use_original_dst": True},
-        _detecting("inbound", PORTS.inbound, INBOUND, dual, upgrades, tracing),
+        {**_detecting("outbound", PORTS.outbound, PASSTHROUGH, dual, http), "use_original_dst": True},
+        inbound(_detecting("inbound", PORTS.inbound, INBOUND, dual, http)),
         _opaque("opaque-outbound", PORTS.opaque_outbound, PASSTHROUGH, dual),
-        _opaque("opaque-inbound", PORTS.opaque_inbound, INBOUND, dual),
+        inbound(_opaque("opaque-inbound", PORTS.opaque_inbound, INBOUND, dual)),
         _page("metrics", PORTS.metrics, dual, [_admin("/stats/prometheus", "/stats/prometheus?usedonly")]),
         _page("ready", PORTS.ready, dual, [_admin("/ready", "/ready"), _admin("/drain", _DRAIN)], [_POST_DRAIN]),
     ]
 
 
-def _detecting(name: str, port: int, cluster: str, dual: bool, upgrades: Sequence[str], tracing: Json | None) -> Json:
+@dataclass(frozen=True, slots=True)
+class _Http:
+    """What the listeners that handle HTTP have in common."""
+
+    upgrades: Sequence[str]
+    tracing: Mapping[str, Any]
+
+    def manager(self, name: str, cluster: str) -> Json:
+        return transparent(name, [any_host(everything(cluster))], self.upgrades, tracing=self.tracing)
+
+
+def _detecting(name: str, port: int, cluster: str, dual: bool, http: _Http) -> Json:
     """HTTP is handled as HTTP; anything else, and whoever waits for the server to speak first, as TCP."""
-    http = {
+    chain = {
         "name": "http",
         "filter_chain_match": {
             "transport_protocol": "raw_buffer",
             "application_protocols": ["http/1.0", "http/1.1", "h2c"],
         },
-        "filters": [transparent(name, [any_host(everything(cluster))], upgrades, tracing=tracing)],
+        "filters": [http.manager(name, cluster)],
     }
     return {
         **_redirected(name, port, cluster, dual),
         "listener_filters": [_ORIGINAL_DST, *_INSPECTORS],
         "listener_filters_timeout": "0.5s",
         "continue_on_listener_filters_timeout": True,
-        "filter_chains": [*_loop_guards(), http],
+        "filter_chains": [*_loop_guards(), chain],
     }
 
 
@@ -55,6 +77,15 @@ def _opaque(name: str, port: int, cluster: str, dual: bool) -> Json:
         "listener_filters": [_ORIGINAL_DST],
         "filter_chains": _loop_guards(),
     }
+
+
+def _keeping_source(listener: Json) -> Json:
+    """Takes connections by TPROXY, and calls the application from the caller's own address.
+
+    The mark brings the application's answers back here (webhook/redirect.py); it takes NET_ADMIN.
+    """
+    source = extension("envoy.filters.listener.original_src", "filters.listener.original_src.v3.OriginalSrc", mark=MARK)
+    return {**listener, "transparent": True, "listener_filters": [*listener["listener_filters"], source]}
 
 
 def _redirected(name: str, port: int, cluster: str, dual: bool) -> Json:

@@ -24,3 +24,4 @@ class Ports:
 
 
 PORTS = Ports()
+MARK = 0x539  # on packets that mode tproxy routes to the pod itself, whatever their address

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic.alias_generators import to_camel
 
+from controlplane import tracing
 from tests.monitoring.rules import alerts
 from webhook import explain, settings
 from webhook.annotations import TABLE, Annotation
@@ -35,6 +36,8 @@ HELP = {
     "bootstrap.ipFamilies": "The address families of a pod in mode `none`; the others ask their node.",
     "bootstrap.maxConnections": "Connections that a sidecar keeps open; it refuses the next.",
     "bootstrap.connectTimeoutSeconds": "How long a sidecar waits for an address to accept a connection.",
+    "bootstrap.tracing.collector": "Where spans go, by OTLP over gRPC without TLS; without one nothing is traced.",
+    "bootstrap.tracing.percent": "Of the requests that come without a trace context, how many begin a trace.",
     "bootstrap.upgrades": "`Upgrade` tokens that pass besides websocket, SPDY/3.1 and tcp.",
     "server.address": "Where the webhook listens; `::` is every address of both families.",
     "server.port": "The HTTPS port of admissions.",
@@ -62,6 +65,7 @@ _KINDS: tuple[tuple[object, str], ...] = (
     (settings.Ports, "a list of ports and ranges"),
     (settings.Cidrs, "a list of networks"),
     (settings.Services, "a list of Services"),
+    (tracing.Collector, "`host:port`"),
     (settings.Allowed, "a mapping"),
     (tuple[str, ...], "a list"),
     (str, "text"),

@@ -25,6 +25,7 @@ main() {
         *) fail "ENVOY_SIDECAR_MODE is '${ENVOY_SIDECAR_MODE-}', not redirect or tproxy" ;;
     esac
     action="${1:-apply}_family"
+    [ "$action" = check_family ] || trap undo EXIT
     iptables=$(pick iptables) || fail "this node has no iptables with a nat table, neither nft nor legacy"
     "$action" -4 "$IPTABLES_RULES_IPV4"
 
@@ -38,6 +39,7 @@ main() {
         fi
     fi
     [ "$action" = check_family ] || prepare "$families"
+    trap - EXIT
     say "redirection is in place ($ENVOY_SIDECAR_MODE, $families)"
 }
 
@@ -46,6 +48,20 @@ say() { echo "envoy-sidecar-init: $*"; }
 fail() {
     say "$*" >&2
     exit 1
+}
+
+# A pod that cannot be redirected as it should be is not redirected at all.
+undo() {
+    undo_family -4 iptables "$IPTABLES_RULES_IPV4"
+    undo_family -6 ip6tables "$IPTABLES_RULES_IPV6"
+}
+
+undo_family() {
+    remove_route "$1"
+    iptables=$(pick "$2") || return 0
+    for_each_rule remove_jump "$3"
+    for_each_chain -F "$3"
+    for_each_chain -X "$3"
 }
 
 # The back end of $1 (iptables or ip6tables) that works on this node.
@@ -87,6 +103,18 @@ $2
 END
 }
 
+# Calls iptables with `$1 CHAIN` for every chain that the iptables-restore text $2 declares.
+for_each_chain() {
+    while read -r verb _; do
+        case $verb in
+            \**) in_table=${verb#\*} ;;
+            :*) "$iptables" -w 30 -t "$in_table" "$1" "${verb#:}" 2>/dev/null || : ;;
+        esac
+    done <<END
+$2
+END
+}
+
 remove_jump() {
     in_table=$1
     shift
@@ -102,10 +130,14 @@ check_rule() {
 
 # Sends marked packets to the pod itself, whatever their address.
 route_marked() {
-    while ip "$1" rule del fwmark "$mark" table "$table" 2>/dev/null; do :; done
+    remove_route "$1"
     ip "$1" rule add fwmark "$mark" table "$table" || fail "ip $1 rule add fwmark $mark table $table failed"
     ip "$1" route replace local default dev lo table "$table" ||
         fail "ip $1 route replace local default dev lo table $table failed"
+}
+
+remove_route() {
+    while ip "$1" rule del fwmark "$mark" table "$table" 2>/dev/null; do :; done
 }
 
 check_route() {
@@ -115,6 +147,7 @@ check_route() {
 
 # A listener on [::] makes Envoy exit on a node without IPv6: only here is it known which bootstrap fits.
 prepare() {
+    [ "$ENVOY_SIDECAR_MODE" != tproxy ] || set -- "$1-tproxy"
     ln -sf "$config/bootstrap-$1.json" "$run/bootstrap.json"
     [ -n "${BUSYBOX_COPY-}" ] || return 0
     cp "$(command -v busybox)" "$BUSYBOX_COPY.new" && mv -f "$BUSYBOX_COPY.new" "$BUSYBOX_COPY"

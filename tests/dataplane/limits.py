@@ -155,6 +155,13 @@ EXCHANGES: tuple[Limit, ...] = (
         returns=_refusal(b"400 Bad Request", *_CLOSING),
     ),
     Limit(
+        what="a method that no RFC registers",
+        becomes="is answered 400",
+        instead="an opaque port",
+        request=_head(b"FROBNICATE / HTTP/1.1", b"Host: web"),
+        returns=_BAD,
+    ),
+    Limit(
         what="a request with both `Content-Length` and `Transfer-Encoding`",
         becomes="is answered 400",
         request=_head(b"POST / HTTP/1.1", b"Host: web", b"Content-Length: 3", b"Transfer-Encoding: chunked")

@@ -1,14 +1,17 @@
 """What the init container's script promises: the same result however often it runs, or a message that says what is
 missing."""
 
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from tests import build
+from tests.build import injected, named
 from tests.dataplane.network import Backend, Namespace, network
-from webhook.redirect import Redirection
+from webhook.redirect import Redirection, render
 
 pytestmark = pytest.mark.dataplane
 
@@ -23,6 +26,8 @@ REDIRECT = Redirection(
     opaque_outbound_ports=((25, 25), (3306, 3307)),
 )
 TPROXY = Redirection(mode="tproxy", uid=1337, gid=1337, opaque_inbound_ports=((9092, 9092),))
+
+SHORT = Redirection(mode="redirect", uid=1337, gid=1337)
 
 backends = pytest.mark.parametrize("backend", ["nft", "legacy"])
 modes = pytest.mark.parametrize("wanted", [REDIRECT, TPROXY], ids=["redirect", "tproxy"])
@@ -46,6 +51,35 @@ def test_a_second_run_changes_nothing(pod: Namespace, backend: Backend, wanted: 
     first = pod.rules(backend), routing(pod)
     assert pod.redirect(wanted, backend, shell=shell).returncode == 0
     assert (pod.rules(backend), routing(pod)) == first
+
+
+@backends
+def test_ten_runs_are_like_one(pod: Namespace, backend: Backend) -> None:
+    pod.redirect(SHORT, backend)
+    first = pod.rules(backend)
+    for _ in range(9):
+        assert pod.redirect(SHORT, backend).returncode == 0
+    assert pod.rules(backend) == first
+
+
+@backends
+@modes
+@pytest.mark.parametrize("earlier", [False, True], ids=["first run", "later run"])
+@pytest.mark.parametrize("broken", ["IPTABLES_RULES_IPV6", "the bootstrap"])
+def test_a_failure_leaves_nothing_half_applied(
+    pod: Namespace, backend: Backend, wanted: Redirection, earlier: bool, broken: str
+) -> None:
+    before = routing(pod)
+    if earlier:
+        pod.redirect(wanted, backend)
+    if broken == "the bootstrap":
+        (pod.folder / "ln").symlink_to("/bin/false")
+        shell = ["env", f"PATH={pod.folder}:{os.environ['PATH']}"]
+    else:
+        rules = render(wanted).ipv6.replace("-j RETURN", "-j NOWHERE")
+        shell = ["env", f"{broken}={rules}"]
+    assert pod.redirect(wanted, backend, shell=shell).returncode == 1
+    assert (pod.rules(backend), routing(pod)) == ([], before)
 
 
 @backends
@@ -117,10 +151,29 @@ def test_the_classic_sidecar_gets_a_busybox(pod: Namespace) -> None:
     assert pod.run(str(pod.folder / "envoy-sidecar/busybox"), "echo", "works").stdout == "works\n"
 
 
+LEAST: dict[Backend, list[str]] = {"nft": ["net_admin"], "legacy": ["net_admin", "net_raw"]}
+
+
+def with_only(capabilities: Sequence[str]) -> list[str]:
+    bounding = ",".join(["-all", *(f"+{name}" for name in capabilities)])
+    return ["setpriv", "--no-new-privs", f"--bounding-set={bounding}", "--inh-caps=-all"]
+
+
 @backends
-def test_net_admin_and_net_raw_suffice(pod: Namespace, backend: Backend) -> None:
-    least = ["setpriv", "--no-new-privs", "--bounding-set=-all,+net_admin,+net_raw", "--inh-caps=-all"]
-    assert pod.redirect(TPROXY, backend, shell=least).returncode == 0
+@modes
+def test_these_capabilities_suffice_and_none_of_them_can_be_spared(
+    pod: Namespace, backend: Backend, wanted: Redirection
+) -> None:
+    for spared in LEAST[backend]:
+        rest = [name for name in LEAST[backend] if name != spared]
+        assert pod.redirect(wanted, backend, shell=with_only(rest)).returncode == 1
+    assert pod.redirect(wanted, backend, shell=with_only(LEAST[backend])).returncode == 0
+
+
+def test_the_init_container_has_these_capabilities_and_no_other() -> None:
+    container = named(injected(build.pod())["spec"]["initContainers"], "envoy-sidecar-init")
+    capabilities = container["securityContext"]["capabilities"]
+    assert capabilities == {"drop": ["ALL"], "add": [name.upper() for name in LEAST["legacy"]]}
 
 
 def test_an_unknown_mode_is_refused(pod: Namespace) -> None:

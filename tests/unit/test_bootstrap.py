@@ -13,8 +13,12 @@ import yaml
 
 from controlplane.__main__ import main
 from controlplane.bootstrap import PORTS, Bootstrap, config_map, config_map_name, overlay, render
+from controlplane.ports import MARK
+from controlplane.tracing import Tracing
+from webhook import redirect
 
 DEFAULT = Bootstrap()
+TRACED = Tracing(collector="otel.observability:4317")
 
 
 def document(name: str, bootstrap: Bootstrap = DEFAULT) -> dict[str, Any]:
@@ -33,6 +37,11 @@ def test_every_listener_of_the_dual_variant_has_both_families() -> None:
 
 def test_the_ipv4_variant_names_no_ipv6_address() -> None:
     assert "::" not in render(DEFAULT)["bootstrap-ipv4.json"]
+
+
+def test_the_mark_is_the_one_that_the_rules_and_the_script_know() -> None:
+    assert int(redirect.MARK, 16) == MARK
+    assert f"mark={redirect.MARK} " in (Path(redirect.__file__).parent / "redirect.sh").read_text()
 
 
 @pytest.mark.parametrize("name", ["outbound", "inbound", "opaque-outbound", "opaque-inbound"])
@@ -58,7 +67,9 @@ def test_the_name_is_the_same_in_every_process(seed: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"max_connections": 1}, {"connect_timeout_seconds": 1}, {"upgrades": ("h2c",)}], ids=str
+    "change",
+    [{"max_connections": 1}, {"connect_timeout_seconds": 1}, {"upgrades": ("h2c",)}, {"tracing": TRACED}],
+    ids=str,
 )
 def test_the_name_changes_with_the_content(change: dict[str, Any]) -> None:
     assert config_map_name(replace(DEFAULT, **change)) != config_map_name(DEFAULT)
@@ -116,7 +127,7 @@ def test_the_command_names_every_problem_with_its_path(tmp_path: Path, capsys: p
         f"{settings}: bootstrap.ipFamilies: 'ipv6': input should be 'dual' or 'ipv4'",
         f"{settings}: bootstrap.maxConnections: 0: input should be greater than or equal to 1",
         f"{settings}: bootstrap.upgrade: no such setting; there are"
-        " ipFamilies, maxConnections, connectTimeoutSeconds, upgrades",
+        " ipFamilies, maxConnections, connectTimeoutSeconds, upgrades, tracing",
     ]
 
 

@@ -1,0 +1,98 @@
+"""Traces: spans of the requests that pass, sent to a collector by OTLP over gRPC. Off unless the operator names one.
+
+Then Envoy continues a caller's W3C trace context, or begins one; without a collector it leaves all of them alone.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from controlplane.extensions import Json, config, extension
+
+CLUSTER = "tracing"
+_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+
+@dataclass(frozen=True, slots=True)
+class HostPort:
+    """`host:port`, or nothing. Pydantic, which reads the settings file, enforces it."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Json]) -> Json:
+        name = r"[A-Za-z0-9]([-A-Za-z0-9.]{0,251}[A-Za-z0-9])?"
+        return {**handler(source), "pattern": rf"^({name}:[1-9][0-9]{{0,4}})?$"}
+
+
+Collector = Annotated[str, HostPort()]
+
+
+@dataclass(frozen=True, slots=True)
+class Percent:
+    """A number from 0 to 100."""
+
+    least: int = 0
+    most: int = 100
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Json]) -> Json:
+        return {**handler(source), "ge": self.least, "le": self.most}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tracing:
+    """The settings' `bootstrap.tracing`."""
+
+    # Where spans go: `otel-collector.observability:4317`. OTLP over gRPC, without TLS.
+    collector: Collector = ""
+    # How many of the requests that come without a trace context begin a trace.
+    percent: Annotated[float, Percent()] = 1.0
+
+
+def manager_options(tracing: Tracing) -> Json:
+    """What makes an HTTP connection manager trace; nothing, without a collector."""
+    if not tracing.collector:
+        return {}
+    provider = {
+        "name": "envoy.tracers.opentelemetry",
+        "typed_config": config(
+            "envoy.config.trace.v3.OpenTelemetryConfig",
+            grpc_service={"envoy_grpc": {"cluster_name": CLUSTER}, "timeout": "5s"},
+            # OTEL_RESOURCE_ATTRIBUTES of the sidecar names its service and its pod.
+            resource_detectors=[
+                extension(
+                    "envoy.tracers.opentelemetry.resource_detectors.environment",
+                    "tracers.opentelemetry.resource_detectors.v3.EnvironmentResourceDetectorConfig",
+                )
+            ],
+        ),
+    }
+    # Ids of requests come from applications; whether one is traced is not written into them.
+    unchanged = extension("uuid", "request_id.uuid.v3.UuidRequestIdConfig", pack_trace_reason=False)
+    return {
+        "tracing": {"provider": provider, "random_sampling": {"value": tracing.percent}},
+        "generate_request_id": True,
+        "request_id_extension": {"typed_config": unchanged["typed_config"]},
+    }
+
+
+def clusters(tracing: Tracing, *, dual: bool) -> list[Json]:
+    """The collector's cluster, if there is one."""
+    if not tracing.collector:
+        return []
+    host, _, port = tracing.collector.rpartition(":")
+    address = {"socket_address": {"address": host, "port_value": int(port)}}
+    endpoints = [{"lb_endpoints": [{"endpoint": {"address": address}}]}]
+    return [
+        {
+            "name": CLUSTER,
+            "connect_timeout": "1s",
+            "cluster_type": {
+                "name": "envoy.cluster.dns",
+                "typed_config": config(
+                    "envoy.extensions.clusters.dns.v3.DnsCluster", dns_lookup_family="ALL" if dual else "V4_ONLY"
+                ),
+            },
+            "load_assignment": {"cluster_name": CLUSTER, "endpoints": endpoints},
+            "typed_extension_protocol_options": {
+                _HTTP_OPTIONS: config(_HTTP_OPTIONS, explicit_http_config={"http2_protocol_options": {}})
+            },
+        }
+    ]
