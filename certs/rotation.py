@@ -240,7 +240,7 @@ def _ready(observed: Observed, following: Bundle, now: datetime, lifetimes: Life
     ca = following.certificate
     if any(leaf.bundle and chain.signed(ca, leaf.bundle.certificate) for leaf in observed.leaves):
         return "it has signed what is served already"
-    if not _protected(observed, ca, now):
+    if not _protected(observed, ca, now, lifetimes):
         return "nothing that is served is trusted, so nothing is put at risk"
     if all(
         trust.steady >= lifetimes.publication and ca in trust.published for trust in awaited(observed, now, lifetimes)
@@ -261,15 +261,15 @@ def awaited(observed: Observed, now: datetime, lifetimes: Lifetimes) -> Iterator
             yield trust
 
 
-def _protected(observed: Observed, following: bytes, now: datetime) -> bool:
+def _protected(observed: Observed, following: bytes, now: datetime, lifetimes: Lifetimes) -> bool:
     """Whether something may be served that somebody trusts by another CA than the next one."""
     others = {pem for trust in observed.trusts for pem in trust.found if pem != following}
     for leaf in observed.leaves:
         if leaf.bundle and any(chain.vouches(pem, leaf.bundle.certificate, now) for pem in others):
             return True
-    # What a server mounts was lost: it may go on with what it has.
-    lost = any(leaf.bundle is None for leaf in observed.leaves)
-    return lost and any(chain.facts(pem).ours and chain.is_root(pem, now) for pem in others)
+    # What a server mounts was lost, or has just changed: it may go on with what it has.
+    unknown = any(leaf.bundle is None or leaf.steady < lifetimes.publication for leaf in observed.leaves)
+    return unknown and any(chain.facts(pem).ours and chain.is_root(pem, now) for pem in others)
 
 
 def _orphans(observed: Observed, now: datetime) -> tuple[bytes, ...]:

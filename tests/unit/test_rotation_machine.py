@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from certs import chain
 from certs.authority import issue_ca
@@ -32,6 +32,17 @@ INSTALLATION = Installation()
 LIFETIMES = Lifetimes(ca=timedelta(days=40), leaf=timedelta(days=10))
 LAG = LIFETIMES.publication.total_seconds() - 1  # the longest that anybody may take to see what was published
 REPLICAS = st.integers(0, 2)
+SECRETS = (INSTALLATION.authority, *INSTALLATION.leaves)
+NAMESPACES = ("shop", "late")
+MEDDLES = (
+    "delete_a_secret",
+    "spoil_a_secret",
+    "save_the_ca",
+    "restore_the_ca",
+    "edit_a_trust",
+    "delete_a_config_map",
+    "opt_in_or_out",
+)
 FOREIGN = issue_ca("somebody else's", Validity.starting(START, timedelta(days=3650))).certificate
 
 
@@ -242,45 +253,42 @@ class Rotation(RuleBasedStateMachine):
             with self.ours("the start of a server"):
                 server.current, server.coming = what, []
 
-    @rule(secret=st.sampled_from([INSTALLATION.authority, *INSTALLATION.leaves]))
-    def a_secret_is_deleted(self, secret: Target) -> None:
-        self.cluster.found.pop(secret, None)
+    @rule(meddle=st.sampled_from(MEDDLES), number=st.integers(0, 9))
+    def somebody_meddles(self, meddle: str, number: int) -> None:
+        getattr(self, meddle)(number)
 
-    @rule(secret=st.sampled_from([INSTALLATION.authority, *INSTALLATION.leaves]), half=st.booleans())
-    def a_secret_is_spoilt(self, secret: Target, half: bool) -> None:
-        if read := self.cluster.found.get(secret):
-            values = data(read)
-            kept = {name: value for name, value in values.items() if half and not name.endswith(".key")}
-            self.cluster.fill(secret, read, kept | {"tls.crt": b"rubbish", "ca.key": b"rubbish"})
+    def delete_a_secret(self, number: int) -> None:
+        self.cluster.found.pop(SECRETS[number % 3], None)
+
+    def spoil_a_secret(self, number: int) -> None:
+        if read := self.cluster.found.get(SECRETS[number % 3]):
+            kept = {name: value for name, value in data(read).items() if number < 5 and not name.endswith(".key")}
+            self.cluster.fill(SECRETS[number % 3], read, kept | {"tls.crt": b"rubbish", "ca.key": b"rubbish"})
             self.spread()
 
-    @rule()
-    def the_ca_secret_is_saved(self) -> None:
+    def save_the_ca(self, _: int) -> None:
         self.backup = self.cluster.read().found.get(INSTALLATION.authority)
 
-    @precondition(lambda self: self.backup)
-    @rule()
-    def an_old_ca_secret_is_restored(self) -> None:
-        read = self.cluster.found.get(INSTALLATION.authority)
-        if read and self.backup:
+    def restore_the_ca(self, _: int) -> None:
+        """Of a time when another one was in use, perhaps."""
+        if self.backup and (read := self.cluster.found.get(INSTALLATION.authority)):
             self.cluster.fill(INSTALLATION.authority, read, data(self.backup))
 
-    @rule(number=st.integers(0, 9), text=st.sampled_from([b"", FOREIGN, b"rubbish"]))
-    def a_trust_is_edited(self, number: int, text: bytes) -> None:
+    def edit_a_trust(self, number: int) -> None:
         targets = [one for one in self.cluster.found if one.kind != "Secret"]
         target = targets[number % len(targets)]
-        self.cluster.publish(target, self.cluster.found[target], text)
+        self.cluster.publish(target, self.cluster.found[target], [b"", FOREIGN, b"rubbish"][number % 3])
         self.spread()
         self.established = False  # until everybody has seen how it was healed
 
-    @rule(name=st.sampled_from(["shop", "late"]))
-    def a_config_map_is_deleted(self, name: str) -> None:
+    def delete_a_config_map(self, number: int) -> None:
         """Pods that run keep what they have; others wait for it to come back."""
+        name = NAMESPACES[number % 2]
         self.cluster.found.pop(INSTALLATION.config_map(name), None)
         self.abandon(name)
 
-    @rule(name=st.sampled_from(["shop", "late"]))
-    def a_namespace_opts_in_or_out(self, name: str) -> None:
+    def opt_in_or_out(self, number: int) -> None:
+        name = NAMESPACES[number % 2]
         if self.cluster.namespaces.pop(name, None) is None:
             self.cluster.namespaces[name] = START - timedelta(days=9)
         self.abandon(name)
