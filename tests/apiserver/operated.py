@@ -4,15 +4,17 @@ In its cluster are our manifests as they are, but for the port that the API serv
 the tokens of their ServiceAccounts, and run beside a node that only seems to run their pods.
 """
 
+import base64
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -36,6 +38,7 @@ CONTROLLERS = (
     "serviceaccount-controller",
 )
 REPLICAS = 2
+CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +86,13 @@ class Operated:
         )
         return Result(done.stdout, done.stderr, done.returncode)
 
-    @contextmanager
-    def hanging(self) -> Iterator[None]:
+    def hanging(self) -> AbstractContextManager[None]:
         """No replica of the webhook answers, and none refuses a connection either."""
-        for one in self.webhooks:
-            os.kill(one.process.pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            for one in self.webhooks:
-                os.kill(one.process.pid, signal.SIGCONT)
+        return _paused(self.webhooks)
+
+    def without_certs(self) -> AbstractContextManager[None]:
+        """Certs does nothing."""
+        return _paused(self.writers[:1])
 
     def ask_for_pod(self) -> Result:
         """What would be stored of a plain pod, or why it would not."""
@@ -122,10 +122,13 @@ class Operated:
         data: Object = answer.object.get("data", {}) if answer.code == 0 else {}
         return data
 
-    def trust(self) -> list[str]:
-        """The caBundles of the registration that injects."""
+    def trusted(self) -> set[str]:
+        """The CAs that the API server and the sidecars of the application trust, as PEM."""
         webhooks = self.cluster.get("mutatingwebhookconfiguration", WEBHOOK)["webhooks"]
-        return [webhook["clientConfig"].get("caBundle", "") for webhook in webhooks]
+        bundles = [webhook["clientConfig"].get("caBundle", "") for webhook in webhooks]
+        published = self.cluster.get("configmap", "envoy-sidecar-ca", "-n", SHOP)["data"]["ca.crt"]
+        texts = [published, *(base64.b64decode(bundle).decode() for bundle in bundles)]
+        return {one for text in texts for one in CERTIFICATE.findall(text)}
 
     def metrics(self) -> dict[str, str]:
         """What Prometheus would read, by the instance that it would name."""
@@ -137,6 +140,17 @@ class Operated:
         with suppress(urllib.error.HTTPError):
             return [_page(one.metrics_port, "/readyz") for one in self.writers] != []
         return False
+
+
+@contextmanager
+def _paused(processes: Sequence[Process]) -> Iterator[None]:
+    for one in processes:
+        os.kill(one.process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for one in processes:
+            os.kill(one.process.pid, signal.SIGCONT)
 
 
 def _page(port: int, path: str) -> str:

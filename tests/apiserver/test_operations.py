@@ -117,6 +117,17 @@ def made_anew(operated: Operated, name: str) -> Promise:
     assert operated.injects()
 
 
+def nothing_former_stays_trusted(operated: Operated) -> Promise:
+    former = operated.trusted()
+    assert former
+    with operated.without_certs():  # as the kubelet would, once it has no pod any more
+        yield
+    eventually(operated.injects, "pods are injected")
+    assert operated.cluster.get("deployment", CERTS, "-n", SYSTEM)["spec"]["replicas"] > 0
+    assert former.isdisjoint(operated.trusted())
+    assert operated.trusted()
+
+
 def certs_is_among_the_managers(_: Operated) -> Promise:
     printed = yield
     assert f"\t{CERTS}\n" in printed.stdout
@@ -167,10 +178,10 @@ def pods_are_listed_with_their_release(operated: Operated) -> Promise:
 
 
 def no_trust_is_lost(operated: Operated) -> Promise:
-    former = operated.trust()
+    former = operated.trusted()
     assert former
     yield
-    assert operated.trust() == former
+    assert operated.trusted() == former
     assert operated.injects()
 
 
@@ -209,7 +220,8 @@ PROMISES: dict[str, Callable[[Operated], Promise]] = {
     "Break the glass 3": pods_without_a_sidecar_are_found_and_replaced,
     "Certificates 2": a_certificate_is_made_anew,
     "Certificates 3": a_ca_is_made_anew,
-    "Certificates 4": certs_is_among_the_managers,
+    "Certificates 4": nothing_former_stays_trusted,
+    "Certificates 5": certs_is_among_the_managers,
     "Monitoring 2": prometheus_takes_the_rules,
     "EnvoySidecarCertificateNotRenewed 1": the_end_of_the_certificate_is_told,
     "EnvoySidecarRejectionsAboveNormal 1": rejections_are_told_with_their_reason,

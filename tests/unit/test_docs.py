@@ -199,7 +199,10 @@ def test_a_metric_that_is_named_exists() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_a_log_line_that_is_named_exists(page: Path) -> None:
     code = "".join(file.read_text() for process in PROCESSES for file in (ROOT / process).glob("*.py"))
-    named = re.findall(r"log lines? `([^`]+)`", " ".join(page.read_text().split()))
+    text = page.read_text()
+    named = re.findall(r"log lines? `([^`]+)`", " ".join(text.split()))
+    for table in re.findall(r"^\| log line \|.*\n((?:\|.*\n)+)", text, re.MULTILINE):
+        named += re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
 
     assert [line for line in named if f'"{line}"' not in code] == []
 
