@@ -55,6 +55,7 @@ def manager_options(tracing: Tracing) -> Json:
         "typed_config": config(
             "envoy.config.trace.v3.OpenTelemetryConfig",
             grpc_service={"envoy_grpc": {"cluster_name": CLUSTER}, "timeout": "5s"},
+            sampler=_sampler(tracing.percent),
             # OTEL_RESOURCE_ATTRIBUTES of the sidecar names its service and its pod.
             resource_detectors=[
                 extension(
@@ -67,10 +68,26 @@ def manager_options(tracing: Tracing) -> Json:
     # Ids of requests come from applications; whether one is traced is not written into them.
     unchanged = extension("uuid", "request_id.uuid.v3.UuidRequestIdConfig", pack_trace_reason=False)
     return {
-        "tracing": {"provider": provider, "random_sampling": {"value": tracing.percent}},
+        "tracing": {"provider": provider},
         "generate_request_id": True,
         "request_id_extension": {"typed_config": unchanged["typed_config"]},
     }
+
+
+def _sampler(percent: float) -> Json:
+    """Who begins a trace decides whether it is sampled. Envoy's own share of requests would overrule a caller."""
+    samplers = "tracers.opentelemetry.samplers.v3"
+    share = {"numerator": round(percent * 10_000), "denominator": "MILLION"}
+    begun = extension(
+        "envoy.tracers.opentelemetry.samplers.trace_id_ratio_based",
+        f"{samplers}.TraceIdRatioBasedSamplerConfig",
+        sampling_percentage=share,
+    )
+    return extension(
+        "envoy.tracers.opentelemetry.samplers.parent_based",
+        f"{samplers}.ParentBasedSamplerConfig",
+        wrapped_sampler=begun,
+    )
 
 
 def clusters(tracing: Tracing, *, dual: bool) -> list[Json]:
