@@ -36,10 +36,14 @@ def kubernetes_version() -> str:
     return pinned[1]
 
 
+def caches() -> Path:
+    """Holds a folder for each release of what is built."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "envoy-sidecar-injector"
+
+
 def cache() -> Path:
     """Where built programs are kept."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "envoy-sidecar-injector" / f"kubernetes-{kubernetes_version()}"
+    return caches() / f"kubernetes-{kubernetes_version()}"
 
 
 def kubernetes(program: str) -> Path:

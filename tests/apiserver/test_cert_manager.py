@@ -1,0 +1,144 @@
+"""`manifests/components/cert-manager` with the real cert-manager: the webhook is trusted, and stays so when the CA is
+renewed; where `certs` had been before, too."""
+
+import base64
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests import needs
+from tests.apiserver import binaries, cert_manager, control_plane
+from tests.apiserver.account import SYSTEM
+from tests.apiserver.cluster import Cluster, Object
+from tests.apiserver.injector import CHECKOUT, manifests, replica, settings
+from tests.apiserver.objects import SIDECAR, init_names, namespace, pod, service_account
+from tests.apiserver.processes import eventually
+
+CA, SERVING, MOUNTED = "envoy-sidecar-ca", "envoy-sidecar-webhook", "envoy-sidecar-webhook-tls"
+SHOP = "shop"
+REGISTRATIONS = (
+    "mutatingwebhookconfiguration/envoy-sidecar-webhook",
+    "validatingwebhookconfiguration/envoy-sidecar-advisor",
+)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Cluster]:
+    """A control plane of its own, the component in it, and a webhook that serves what it got first."""
+    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():  # builds of minutes must be seen
+        for program in ("kube-apiserver", "kubectl"):
+            binaries.kubernetes(program)
+        using = cert_manager.release()
+    directory = tmp_path_factory.mktemp("cert-manager")
+    with control_plane.started(directory) as started, ExitStack() as stack:
+        stack.enter_context(cert_manager.managing(started, using))
+        objects = manifests(started, directory, ["cert-manager"])
+        started.kubectl("apply", "-f", "-", stdin=[namespace(SYSTEM, {}), left_by_certs(directory)])
+        started.kubectl("apply", "--validate=strict", "-f", "-", stdin=objects)
+        eventually(lambda: ready(started), f"certificates, see {directory / 'cert-manager.log'}")
+        (directory / "settings.yaml").write_text(settings(objects))
+        serving = stack.enter_context(replica(directory / "webhook.log", directory / "settings.yaml", pair(started)))
+        started.kubectl("apply", "-f", "-", stdin=called_here(objects, serving.port))
+        started.kubectl("apply", "-f", "-", stdin=[namespace(SHOP), service_account(SHOP)])
+        yield started
+
+
+def left_by_certs(directory: Path) -> Object:
+    """The Secret of a serving certificate, as `certs` makes and fills it."""
+    folder = directory / "former"
+    subprocess.run([sys.executable, "-m", "certs", "dev", str(folder)], cwd=CHECKOUT, check=True, capture_output=True)
+    data = {name: base64.b64encode((folder / name).read_bytes()).decode() for name in ("tls.crt", "tls.key")}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": MOUNTED, "namespace": SYSTEM}, "data": data}
+
+
+def called_here(objects: list[Object], port: int) -> list[Object]:
+    """The registrations and the Service, such that the API server finds that port of loopback under our name."""
+    changed = []
+    for one in objects:
+        if "webhooks" in one:
+            for webhook in one["webhooks"]:
+                webhook["clientConfig"]["service"]["port"] = port
+            changed.append(one)
+        elif (one["kind"], one["metadata"]["name"]) == ("Service", SERVING):
+            changed.append(one | {"spec": {"type": "ExternalName", "externalName": "localhost"}})
+    return changed
+
+
+def ready(cluster: Cluster) -> bool:
+    """Whether everything is issued, and trusted in every registration."""
+    trusted = secret(cluster, MOUNTED).get("ca.crt")
+    return bool(trusted) and all(bundles(cluster, one) == {trusted} for one in REGISTRATIONS)
+
+
+def secret(cluster: Cluster, name: str) -> dict[str, str]:
+    answer = cluster.kubectl("get", "secret", name, "-n", SYSTEM, "-o", "json", check=False)
+    data: dict[str, str] = answer.object.get("data", {}) if answer.code == 0 else {}
+    return data
+
+
+def bundles(cluster: Cluster, registration: str) -> set[str]:
+    return {webhook["clientConfig"].get("caBundle", "") for webhook in cluster.get(registration)["webhooks"]}
+
+
+def pair(cluster: Cluster) -> Path:
+    """What a webhook's pod would have mounted now."""
+    folder = cluster.directory / "mounted"
+    folder.mkdir()
+    for name in ("tls.crt", "tls.key"):
+        (folder / name).write_bytes(base64.b64decode(secret(cluster, MOUNTED)[name]))
+    return folder
+
+
+def renew(cluster: Cluster, certificate: str) -> None:
+    """As `cmctl renew` does."""
+    issuing = {"type": "Issuing", "status": "True", "reason": "ManuallyTriggered", "message": "by a test"}
+    patch = json.dumps({"status": {"conditions": [issuing]}})
+    where = ("certificate", certificate, "-n", SYSTEM)
+    cluster.kubectl("patch", *where, "--subresource=status", "--type=merge", "-p", patch)
+
+
+def injects(cluster: Cluster) -> bool:
+    answer = cluster.kubectl(
+        "create", "-n", SHOP, "--dry-run=server", "-o", "json", "-f", "-", stdin=pod(), check=False
+    )
+    return answer.code == 0 and SIDECAR in init_names(answer.object)
+
+
+def test_pods_are_injected(cluster: Cluster) -> None:
+    eventually(lambda: injects(cluster), "pods come out with a sidecar")
+
+
+def test_it_takes_the_secret_over_that_certs_had_filled(cluster: Cluster) -> None:
+    assert cluster.get("secret", MOUNTED, "-n", SYSTEM)["type"] == "Opaque"
+    assert set(secret(cluster, MOUNTED)) == {"ca.crt", "tls.crt", "tls.key"}
+
+
+def test_a_renewed_ca_and_the_former_vouch_for_the_same(cluster: Cluster) -> None:
+    eventually(lambda: injects(cluster), "pods come out with a sidecar")
+    ca, former = secret(cluster, CA), secret(cluster, MOUNTED)
+    renew(cluster, CA)
+    eventually(lambda: secret(cluster, CA)["tls.crt"] != ca["tls.crt"], "there is another CA")
+    renew(cluster, SERVING)
+    eventually(lambda: secret(cluster, MOUNTED)["ca.crt"] != former["ca.crt"], "there is another certificate")
+    eventually(lambda: ready(cluster), "the former CA is published no more")
+    # No kubelet has brought the new pair yet: the webhook serves the former one,
+    assert all(injects(cluster) for _ in range(20))
+    # and an API server that has not seen the new CA yet trusts the new certificate.
+    verify(cluster.directory, ca=former["ca.crt"], leaf=secret(cluster, MOUNTED)["tls.crt"])
+
+
+def verify(directory: Path, ca: str, leaf: str) -> None:
+    """Fails unless OpenSSL, at its strictest, trusts the one by the other."""
+    openssl = needs.binary("openssl", "apt install openssl")
+    for name, text in (("ca.crt", ca), ("leaf.crt", leaf)):
+        (directory / name).write_bytes(base64.b64decode(text))
+    command = [str(openssl), "verify", "-x509_strict", "-purpose", "sslserver"]
+    command += ["-CAfile", str(directory / "ca.crt"), str(directory / "leaf.crt")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
