@@ -1,0 +1,203 @@
+"""`certs` against the real API server, with the real rights of its account: one CA whatever happens, and healing."""
+
+import base64
+import itertools
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from certs.authority import issue_ca
+from certs.bundle import Validity
+from tests import needs
+from tests.apiserver.account import MERGE_PATCH, SYSTEM
+from tests.apiserver.admissions import MEASURED
+from tests.apiserver.keeping import CA, HOST, REGISTRATIONS, WEBHOOK, Keeping, Process, installed
+from tests.apiserver.objects import namespace
+from tests.apiserver.processes import eventually, stop
+
+QUICK = ("--period-seconds", "1", "--publication-delay-seconds", "2")
+LOOKS = 3  # that a steady state is watched for
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Keeping]:
+    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled(), installed(tmp_path_factory.mktemp("certs")) as keeping:
+        yield keeping
+
+
+@pytest.fixture
+def empty(cluster: Keeping) -> Keeping:
+    """Nothing is there, as before the first installation."""
+    cluster.wipe()
+    return cluster
+
+
+@pytest.fixture
+def shop(cluster: Keeping) -> Callable[[], str]:
+    """Makes another namespace that opts in."""
+    numbers = itertools.count()
+
+    def make() -> str:
+        name = f"shop-{time.monotonic_ns()}-{next(numbers)}"
+        cluster.cluster.kubectl("create", "-f", "-", stdin=namespace(name))
+        return name
+
+    return make
+
+
+@pytest.fixture
+def kept(empty: Keeping, request: pytest.FixtureRequest) -> Iterator[Process]:
+    """One process, all well."""
+    with empty.running(request.node.name[:40], *QUICK) as process:
+        eventually(process.ready, f"all is well, see {process.log}")
+        yield process
+
+
+def looked(process: Process, times: int) -> None:
+    """Waits until it has looked so often, and found nothing to do."""
+    for _ in range(times):
+        last = process.metric("last_success_timestamp_seconds")
+        eventually(lambda last=last: process.metric("last_success_timestamp_seconds") > last, "another look")  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("count", [2, 10])
+def test_processes_that_start_at_the_same_instant_make_one_ca(
+    empty: Keeping, count: int, record_property: Callable[[str, object], None]
+) -> None:
+    with empty.started([f"together-{count}-{n}" for n in range(count)], *QUICK) as processes:
+        for process in processes:
+            eventually(process.ready, f"all is well, see {process.log}", seconds=60)
+        assert sum(len(process.steps("introduce")) for process in processes) == 1
+        before = empty.versions()
+        for process in processes:
+            looked(process, LOOKS)
+        assert empty.versions() == before
+        conflicts = sum(process.metric("conflicts_total") for process in processes)
+        record_property(
+            MEASURED, f"{count} certs at once: 1 CA, {conflicts:.0f} lost races, 0 rewrites in {LOOKS} looks each"
+        )
+
+
+def test_what_is_served_is_strictly_valid(kept: Process, empty: Keeping, tmp_path: Path) -> None:
+    openssl = needs.binary("openssl", "install openssl")
+    (tmp_path / "ca.crt").write_bytes(empty.trusts()[0])
+    (tmp_path / "tls.crt").write_bytes(empty.secret(WEBHOOK)["tls.crt"])
+    command = [str(openssl), "verify", "-x509_strict", "-purpose", "sslserver", "-verify_hostname", HOST]
+    command += ["-CAfile", str(tmp_path / "ca.crt"), str(tmp_path / "tls.crt")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def spoil(keeping: Keeping, name: str) -> None:
+    data = {key: base64.b64encode(b"garbage").decode() for key in keeping.secret(name)}
+    path = f"/api/v1/namespaces/{SYSTEM}/secrets/{name}"
+    assert keeping.admin.ask("PATCH", path, {"data": data}, MERGE_PATCH, dry=False).status == 200
+
+
+def delete(keeping: Keeping, *names: str) -> None:
+    keeping.cluster.kubectl("delete", "secret", "-n", SYSTEM, *names)
+
+
+def empty_bundles(keeping: Keeping) -> None:
+    for path in REGISTRATIONS:
+        keeping.publish(path, "")
+
+
+def replace_bundles(keeping: Keeping) -> None:
+    foreign = issue_ca("another", Validity.starting(datetime.now(UTC), timedelta(days=9)))
+    for path in REGISTRATIONS:
+        keeping.publish(path, base64.b64encode(foreign.certificate).decode())
+
+
+def delete_and_empty(keeping: Keeping) -> None:
+    delete(keeping, WEBHOOK)
+    empty_bundles(keeping)
+
+
+DAMAGES: dict[str, tuple[Callable[[Keeping], None], str, str]] = {
+    "the CA is deleted": (lambda it: delete(it, CA), "introduce", "is empty: a CA is needed"),
+    "the CA is garbage": (lambda it: spoil(it, CA), "introduce", "are no matching pair of a P-256 CA"),
+    "the certificate is deleted": (lambda it: delete(it, WEBHOOK), "issue", "is empty"),
+    "the certificate is garbage": (lambda it: spoil(it, WEBHOOK), "issue", "tls.crt and tls.key are no matching pair"),
+    "both are deleted": (lambda it: delete(it, CA, WEBHOOK), "issue", "is empty"),
+    "the caBundles are emptied": (empty_bundles, "publish", "lacks CA"),
+    "the caBundles hold another CA": (replace_bundles, "publish", "which vouches for nothing of ours"),
+    "the certificate is deleted and the caBundles are emptied": (delete_and_empty, "publish", "lacks CA"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_it_heals_and_says_why(
+    kept: Process, empty: Keeping, damage: str, record_property: Callable[[str, object], None]
+) -> None:
+    do, verb, reason = DAMAGES[damage]
+    told, counted = len(kept.steps(verb)), kept.metric("steps_total", step=verb)
+    do(empty)
+    began = time.monotonic()
+    eventually(lambda: any(reason in step["reason"] for step in kept.steps(verb)[told:]), f"{reason!r} is told")
+    eventually(empty.well, "it is healed")
+    record_property(MEASURED, f"{damage}: healed {time.monotonic() - began:.1f} s later, looking every second")
+    eventually(lambda: kept.metric("steps_total", step=verb) > counted, "it is counted")
+
+
+def test_a_ca_that_was_lost_stays_trusted_until_the_next_has_arrived_everywhere(kept: Process, empty: Keeping) -> None:
+    former, served = empty.trusts()[0], empty.secret(WEBHOOK)["tls.crt"]
+    delete(empty, CA)
+    eventually(lambda: all(len(trust) > len(former) for trust in empty.trusts()), "both CAs are trusted")
+    assert all(former in trust for trust in empty.trusts())
+    assert empty.secret(WEBHOOK)["tls.crt"] == served
+    eventually(lambda: empty.secret(WEBHOOK)["tls.crt"] != served, "the next CA has signed")
+    assert empty.well()
+
+
+def test_a_namespace_that_opts_in_gets_the_trust_at_once(empty: Keeping, shop: Callable[[], str]) -> None:
+    with empty.running("opt-in", "--period-seconds", "3600") as process:
+        eventually(process.ready, f"all is well, see {process.log}")
+        name = shop()
+        path = f"/api/v1/namespaces/{name}/configmaps/envoy-sidecar-ca"
+        eventually(lambda: "data" in empty.get(path), "the trust is there", seconds=5)
+
+
+def test_a_trust_that_somebody_takes_away_is_back_at_once(empty: Keeping) -> None:
+    with empty.running("taken-away", "--period-seconds", "3600") as process:
+        eventually(process.ready, f"all is well, see {process.log}")
+        empty_bundles(empty)
+        eventually(empty.well, "it is back", seconds=5)
+
+
+def test_a_namespace_that_takes_no_trust_keeps_it_from_nobody_else(empty: Keeping, shop: Callable[[], str]) -> None:
+    full = shop()
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none", "namespace": full}}
+    quota |= {"spec": {"hard": {"count/configmaps": "0"}}}
+    empty.cluster.kubectl("create", "-f", "-", stdin=quota)
+    status = {"status": {"hard": {"count/configmaps": "0"}, "used": {"count/configmaps": "0"}}}
+    path = f"/api/v1/namespaces/{full}/resourcequotas/none/status"
+    assert empty.admin.ask("PATCH", path, status, MERGE_PATCH, dry=False).status == 200
+    other = shop()
+    with empty.running("quota", *QUICK) as process:
+        eventually(empty.well, "all others are well")
+        assert other in {one["metadata"]["namespace"] for one in empty.config_maps()}
+        (failure, *_) = process.events("step failed")
+        assert (failure["target"], failure["failure"]) == (f"ConfigMap {full}/envoy-sidecar-ca", "forbidden")
+        assert process.metric("failures_total", reason="forbidden") > 0
+        assert not process.ready()
+    empty.cluster.kubectl("delete", "namespace", full, "--wait=false")
+
+
+def test_sigterm_ends_it_cleanly(kept: Process) -> None:
+    assert stop(kept.process) == 0
+    assert kept.events("stopped")
+
+
+def test_no_key_is_in_a_log(kept: Process, empty: Keeping) -> None:
+    spoil(empty, WEBHOOK)
+    eventually(empty.well, "it is healed")
+    for name in (CA, WEBHOOK):
+        for key, value in empty.secret(name).items():
+            if key.endswith(".key"):
+                assert not any(line in kept.log.read_text() for line in value.decode().splitlines() if line)
