@@ -170,17 +170,31 @@ def _envoy(choices: Choices, service: str, settings: Settings, probes: Plan) -> 
         "image": choices.image,
         "imagePullPolicy": settings.sidecar.image_pull_policy,
         "args": _arguments(choices, service, settings, probes),
-        "env": _IDENTITY,
+        "env": [*_IDENTITY, *_trace_resource(service, settings)],
         "ports": _PORTS,
         "resources": _resources(choices.cpu_request, choices.cpu_limit, choices.memory_request, choices.memory_limit),
         "startupProbe": _STARTUP_PROBE,
         "readinessProbe": _READINESS_PROBE,
-        "lifecycle": _DRAIN if native else {**_DRAIN, **_WAIT_UNTIL_READY},
+        "lifecycle": _DRAIN if native else {**_classic_end(choices.drain_seconds), **_WAIT_UNTIL_READY},
         "securityContext": _envoy_security(choices, settings),
         **_COMMON,
         "volumeMounts": _ENVOY_MOUNTS,
         **({"restartPolicy": "Always"} if native else {}),
     }
+def _classic_end(seconds: int) -> Document:
+    """A classic sidecar is told to end when the application is: it drains, and stays that long."""
+    end = f"{BUSYBOX} wget -q -O /dev/null http://127.0.0.1:{PORTS.ready}/drain; {BUSYBOX} sleep {seconds}"
+    return {"preStop": {"exec": {"command": [BUSYBOX, "sh", "-c", end]}}}
+
+
+def _trace_resource(service: str, settings: Settings) -> list[Document]:
+    """What the spans of this pod say of themselves, in OpenTelemetry's words."""
+    if not settings.bootstrap.tracing.collector:
+        return []
+    named = f"service.name={service},k8s.namespace.name=$(POD_NAMESPACE),k8s.pod.name=$(POD_NAME)"
+    return [{"name": "OTEL_RESOURCE_ATTRIBUTES", "value": named}]
+
+
 
 
 def _arguments(choices: Choices, service: str, settings: Settings, probes: Plan) -> list[str]:
