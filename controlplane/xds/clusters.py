@@ -1,0 +1,140 @@
+"""A Service's port as Envoy's cluster: how its endpoints are balanced, limited and left alone when they fail."""
+
+from controlplane.clusters import BUFFER_BYTES, MAX_HEADERS, MAX_HEADERS_KB
+from controlplane.extensions import PRESERVE_CASE, Json, config, extension
+from controlplane.xds.mesh import Port, Service
+from controlplane.xds.policies import Policy
+
+_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+
+def cluster(name: str, service: Service, port: Port, domain: str) -> Json:
+    """CDS. `domain` is the cluster's, such as cluster.local."""
+    policy = service.policy
+    return {
+        "name": name,
+        # Metrics of a Service are the same in every zone.
+        **({"alt_stat_name": f"{service.key}:{port.number}"} if "@" in name else {}),
+        "type": "EDS",
+        "eds_cluster_config": {"eds_config": {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "5s"}},
+        "connect_timeout": seconds(policy.connect_timeout),
+        "load_balancing_policy": {"policies": [{"typed_extension_config": _balancing(service)}]},
+        "per_connection_buffer_limit_bytes": BUFFER_BYTES,
+        "circuit_breakers": _limits(policy),
+        "outlier_detection": _ejection(policy),
+        # Below half of the endpoints, all are tried: then it is more likely that the judgement is wrong.
+        "common_lb_config": {"healthy_panic_threshold": {"value": 50}, "update_merge_window": "0.2s"},
+        **({"upstream_connection_options": _keepalive(policy)} if policy.tcp_keepalive else {}),
+        "ignore_health_on_host_removal": True,
+        **({"health_checks": [_health_check(service, domain)]} if policy.health_check else {}),
+        "typed_extension_protocol_options": {_HTTP_OPTIONS: _http(policy)},
+    }
+
+
+def seconds(milliseconds: int) -> str:
+    """A duration in protobuf's JSON."""
+    return f"{milliseconds / 1000:.3f}".rstrip("0").rstrip(".") + "s"
+
+
+def _balancing(service: Service) -> Json:
+    match service.policy.balancing or ("consistent-hash" if service.sticky else "least-request"):
+        case "least-request":
+            return _lb("least_request", "LeastRequest", choice_count=2, slow_start_config=_SLOW_START)
+        case "round-robin":
+            return _lb("round_robin", "RoundRobin", slow_start_config=_SLOW_START)
+        case "latency":
+            return _lb(
+                "client_side_weighted_round_robin",
+                "ClientSideWeightedRoundRobin",
+                # Long enough for a mean, short enough that a slow one is left alone before many notice.
+                blackout_period="1s",
+                weight_update_period="0.5s",
+                weight_expiration_period="30s",
+            )
+        case "consistent-hash":
+            return _lb("ring_hash", "RingHash", minimum_ring_size=1024)
+
+
+_SLOW_START: Json = {"slow_start_window": "30s"}
+
+
+def _lb(name: str, message: str, **options: object) -> Json:
+    return extension(f"envoy.load_balancing_policies.{name}", f"load_balancing_policies.{name}.v3.{message}", **options)
+
+
+def _limits(policy: Policy) -> Json:
+    return {
+        "thresholds": [
+            {
+                "max_connections": policy.max_connections,
+                "max_pending_requests": policy.max_pending_requests,
+                "max_requests": policy.max_requests,
+                "retry_budget": {
+                    "budget_percent": {"value": policy.retry_budget},
+                    "min_retry_concurrency": policy.retry_minimum,
+                },
+                "track_remaining": True,
+            }
+        ]
+    }
+
+
+def _ejection(policy: Policy) -> Json:
+    """Only what says that nobody is there counts: a 500 is an answer of the application."""
+    on = 100 if policy.eject_after else 0
+    return {
+        "consecutive_gateway_failure": max(policy.eject_after, 1),
+        "enforcing_consecutive_gateway_failure": on,
+        "split_external_local_origin_errors": True,
+        "consecutive_local_origin_failure": max(min(policy.eject_after, 3), 1),
+        "enforcing_consecutive_local_origin_failure": on,
+        "enforcing_consecutive_5xx": 0,
+        "enforcing_success_rate": 0,
+        "enforcing_local_origin_success_rate": 0,
+        "interval": "2s",
+        "base_ejection_time": seconds(policy.eject_for),
+        "max_ejection_time": "300s",
+        "max_ejection_percent": policy.eject_percent,
+    }
+
+
+def _keepalive(policy: Policy) -> Json:
+    time = max(policy.tcp_keepalive // 1000, 1)
+    return {"tcp_keepalive": {"keepalive_probes": 3, "keepalive_time": time, "keepalive_interval": max(time // 3, 1)}}
+
+
+def _health_check(service: Service, domain: str) -> Json:
+    policy = service.policy
+    host = f"{service.key.name}.{service.key.namespace}.svc.{domain}"
+    match policy.health_check:
+        case "tcp":
+            how: Json = {"tcp_health_check": {}}
+        case "grpc":
+            how = {"grpc_health_check": {"authority": host}}
+        case path:
+            how = {"http_health_check": {"path": path, "host": host}}
+    interval = seconds(policy.health_check_interval)
+    return {
+        "timeout": seconds(min(policy.health_check_interval, 1000)),
+        "interval": interval,
+        "interval_jitter_percent": 20,
+        "no_traffic_interval": "60s",
+        "unhealthy_threshold": 3,
+        "healthy_threshold": 1,
+        **how,
+    }
+
+
+def _http(policy: Policy) -> Json:
+    return config(
+        _HTTP_OPTIONS,
+        common_http_protocol_options={
+            "idle_timeout": seconds(policy.idle_timeout),
+            "max_headers_count": MAX_HEADERS,
+            "max_response_headers_kb": MAX_HEADERS_KB,
+        },
+        use_downstream_protocol_config={
+            "http_protocol_options": {"header_key_format": PRESERVE_CASE, "enable_trailers": True},
+            "http2_protocol_options": {"allow_connect": True},
+        },
+    )

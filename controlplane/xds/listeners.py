@@ -1,0 +1,99 @@
+"""A listener for each port on which a Service in view is called. The static one hands connections over by the port.
+
+None of them binds: what no listener is for goes on to where it was going, as without a control plane.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from controlplane import access_log
+from controlplane.clusters import BUFFER_BYTES, PASSTHROUGH
+from controlplane.connection_manager import transparent
+from controlplane.extensions import Json, extension
+from controlplane.xds import scope
+from controlplane.xds.mesh import Port, Service
+from controlplane.xds.scope import View
+
+_INSPECTORS = [
+    extension("envoy.filters.listener.tls_inspector", "filters.listener.tls_inspector.v3.TlsInspector"),
+    extension("envoy.filters.listener.http_inspector", "filters.listener.http_inspector.v3.HttpInspector"),
+]
+
+
+def listener(port: int, of: View, services: Sequence[Service], upgrades: Sequence[str], tracing: Json) -> Json:
+    """LDS."""
+    members = [(service, found) for service in services if (found := service.port(port)) is not None]
+    http = any(found.protocol != "tcp" for _, found in members)
+    return {
+        "name": scope.listener_name(port, of),
+        "address": _address("0.0.0.0", port),  # noqa: S104  bound to nothing
+        "additional_addresses": [{"address": _address("::", port)}],
+        "bind_to_port": False,
+        "traffic_direction": "OUTBOUND",
+        "per_connection_buffer_limit_bytes": BUFFER_BYTES,
+        # Where all is TCP nobody waits for a client's first bytes.
+        **(
+            {
+                "listener_filters": _INSPECTORS,
+                "listener_filters_timeout": "0.5s",
+                "continue_on_listener_filters_timeout": True,
+            }
+            if http
+            else {}
+        ),
+        "filter_chains": [
+            *_tcp_chains(members, of),
+            *([_http(port, of, upgrades, tracing)] if http else []),
+        ],
+        "default_filter_chain": {"name": "tcp", "filters": [_tcp(PASSTHROUGH)]},
+    }
+
+
+def _tcp_chains(members: Sequence[tuple[Service, Port]], of: View) -> Iterator[Json]:
+    """TCP names no host: what tells a Service is the address that was dialled. Envoy refuses one that comes twice."""
+    taken: set[str] = set()
+    for service, port in members:
+        addresses = [ip for ip in service.addresses if ip not in taken]
+        if port.protocol == "tcp" and addresses:
+            taken.update(addresses)
+            yield {
+                "name": f"{service.key}:{port.number}",
+                "filter_chain_match": {
+                    "prefix_ranges": [
+                        {"address_prefix": ip, "prefix_len": 128 if ":" in ip else 32} for ip in addresses
+                    ]
+                },
+                "filters": [_tcp(scope.cluster_name(service, port, of))],
+            }
+
+
+def _http(port: int, of: View, upgrades: Sequence[str], tracing: Json) -> Json:
+    manager = transparent("outbound", (), upgrades, tracing=tracing)
+    del manager["typed_config"]["route_config"]
+    manager["typed_config"]["rds"] = {
+        "route_config_name": scope.routes_name(port, of),
+        # Until it has its routes the listener is not used: connections pass through.
+        "config_source": {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"},
+    }
+    return {
+        "name": "http",
+        "filter_chain_match": {
+            "transport_protocol": "raw_buffer",
+            "application_protocols": ["http/1.0", "http/1.1", "h2c"],
+        },
+        "filters": [manager],
+    }
+
+
+def _tcp(cluster: str) -> Json:
+    return extension(
+        "envoy.filters.network.tcp_proxy",
+        "filters.network.tcp_proxy.v3.TcpProxy",
+        stat_prefix="outbound",
+        cluster=cluster,
+        idle_timeout="0s",
+        access_log=access_log.tcp("outbound"),
+    )
+
+
+def _address(ip: str, port: int) -> Json:
+    return {"socket_address": {"address": ip, "port_value": port}}

@@ -1,0 +1,118 @@
+"""The cluster in our words: Services, their endpoints, and the pods whose proxies ask. Values only, all immutable."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal, NamedTuple
+
+from controlplane.xds.policies import DEFAULT, Policy
+
+Protocol = Literal["auto", "http", "grpc", "tcp"]
+# Among which endpoints a caller's requests are spread: all; first those of its zone, or node; only those of its node.
+Locality = Literal["any", "zone", "node", "node-only"]
+
+
+class Key(NamedTuple):
+    """Names an object of a namespace."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with an object, for its author. `about` is `Service shop/orders`."""
+
+    about: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A TCP port of a Service; `auto` leaves it to Envoy to look whether it carries HTTP."""
+
+    number: int
+    name: str = ""
+    protocol: Protocol = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A Service, without its endpoints. `addresses`: its ClusterIPs; `families`: `IPv4`, `IPv6`, the preferred first.
+
+    Only a `balanced` one gets resources of its own. A `headless` and an `external` one is reached at the address that
+    the application dials: whoever uses them chooses a replica, or a host, himself.
+    """
+
+    key: Key
+    form: Literal["balanced", "headless", "external"] = "balanced"
+    addresses: tuple[str, ...] = ()
+    families: tuple[str, ...] = ("IPv4",)
+    ports: tuple[Port, ...] = ()
+    locality: Locality = "any"
+    sticky: bool = False
+    policy: Policy = DEFAULT
+    problems: tuple[Problem, ...] = ()
+
+    def port(self, number: int) -> Port | None:
+        """The port of that number."""
+        return next((port for port in self.ports if port.number == number), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a port of a Service is served. Not `ready`: it is terminating, and still serves.
+
+    `zones` and `nodes` are those whose callers should prefer it, by the hints of its slice.
+    """
+
+    address: str
+    port: int
+    ready: bool = True
+    pod: str = ""
+    node: str = ""
+    zone: str = ""
+    zones: frozenset[str] = frozenset()
+    nodes: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """An injected pod, as far as it decides what its proxy is told. `upstreams` None: it declares none."""
+
+    key: Key
+    uid: str = ""
+    upstreams: tuple[str, ...] | None = None
+    problems: tuple[Problem, ...] = ()
+
+
+Endpoints = Mapping[str, tuple[Endpoint, ...]]  # by the name of the Service's port
+_NONE: Mapping[str, Service] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh:
+    """The cluster at one moment. Services by namespace and name; `zones` by node."""
+
+    services: Mapping[str, Mapping[str, Service]] = field(default_factory=dict)
+    endpoints: Mapping[Key, Endpoints] = field(default_factory=dict)
+    zones: Mapping[str, str] = field(default_factory=dict)
+    workloads: Mapping[Key, Workload] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()  # of objects that could not be read at all, and of slices
+
+    def service(self, key: Key) -> Service | None:
+        """The Service of that name."""
+        return self.services.get(key.namespace, _NONE).get(key.name)
+
+    def all_services(self) -> Iterator[Service]:
+        """Every Service, in the order of their names."""
+        for namespace in sorted(self.services):
+            for name in sorted(self.services[namespace]):
+                yield self.services[namespace][name]
+
+    def endpoints_of(self, service: Service, port: Port) -> tuple[Endpoint, ...]:
+        """The endpoints of one port, in the order of their addresses."""
+        return self.endpoints.get(service.key, {}).get(port.name, ())

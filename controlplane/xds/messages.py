@@ -1,0 +1,65 @@
+"""A resource in JSON, made Envoy's message and checked as Envoy would check it, before any proxy sees it."""
+
+from importlib import import_module
+
+from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.endpoint.v3 import endpoint_pb2
+from envoy.config.listener.v3 import listener_pb2
+from envoy.config.route.v3 import route_pb2
+from google.protobuf import any_pb2, json_format
+from google.protobuf.message import Message
+
+from controlplane.extensions import Json
+from controlplane.xds import rules
+from controlplane.xds.snapshot import Kind
+
+MESSAGES: dict[Kind, type[Message]] = {
+    Kind.CLUSTER: cluster_pb2.Cluster,
+    Kind.ENDPOINTS: endpoint_pb2.ClusterLoadAssignment,
+    Kind.LISTENER: listener_pb2.Listener,
+    Kind.ROUTES: route_pb2.RouteConfiguration,
+}
+
+
+# Messages that stand in an Any are known once their modules are imported.
+for _name in (
+    "config.trace.v3.opentelemetry_pb2",
+    "extensions.access_loggers.stream.v3.stream_pb2",
+    "extensions.filters.http.router.v3.router_pb2",
+    "extensions.filters.listener.http_inspector.v3.http_inspector_pb2",
+    "extensions.filters.listener.tls_inspector.v3.tls_inspector_pb2",
+    "extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2",
+    "extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2",
+    "extensions.http.header_formatters.preserve_case.v3.preserve_case_pb2",
+    "extensions.load_balancing_policies.client_side_weighted_round_robin.v3.client_side_weighted_round_robin_pb2",
+    "extensions.load_balancing_policies.least_request.v3.least_request_pb2",
+    "extensions.load_balancing_policies.ring_hash.v3.ring_hash_pb2",
+    "extensions.load_balancing_policies.round_robin.v3.round_robin_pb2",
+    "extensions.request_id.uuid.v3.uuid_pb2",
+    "extensions.retry.host.previous_hosts.v3.previous_hosts_pb2",
+    "extensions.tracers.opentelemetry.resource_detectors.v3.environment_resource_detector_pb2",
+    "extensions.upstreams.http.v3.http_protocol_options_pb2",
+):
+    import_module(f"envoy.{_name}")
+
+
+class InvalidResource(Exception):
+    """Envoy would refuse it; the message has the path of the field, and the rule."""
+
+
+def encode(kind: Kind, source: Json) -> bytes:
+    """A serialised google.protobuf.Any of that type. Raises InvalidResource."""
+    try:
+        message = json_format.ParseDict(source, MESSAGES[kind]())
+    except json_format.ParseError as error:
+        raise InvalidResource(str(error)) from None
+    try:
+        problem = next(rules.broken(message), None)
+    except rules.UnknownRule as rule:
+        problem = f"a rule of Envoy's that is not known here: {rule}"
+    if problem is not None:
+        raise InvalidResource(problem)
+    body: bytes = any_pb2.Any(type_url=kind, value=message.SerializeToString(deterministic=True)).SerializeToString(
+        deterministic=True
+    )
+    return body

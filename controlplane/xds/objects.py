@@ -1,0 +1,100 @@
+"""Kubernetes' objects: the fields that are read, by their types. What else stands in them is skipped."""
+
+import msgspec
+
+
+class Struct(msgspec.Struct, rename="camel", gc=False):
+    """An object of JSON; a field of the wrong type raises msgspec.ValidationError with its path."""
+
+
+class Metadata(Struct):
+    """What every object has."""
+
+    name: str
+    namespace: str = "default"
+    uid: str = ""
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+
+
+class Port(Struct):
+    """A port of a Service or of a slice."""
+
+    port: int | None = None
+    name: str | None = None
+    protocol: str | None = None
+    app_protocol: str | None = None
+
+
+class ServiceSpec(Struct):
+    """What a Service is to be."""
+
+    type: str | None = None
+    cluster_ip: str | None = msgspec.field(default=None, name="clusterIP")
+    cluster_ips: list[str] | None = msgspec.field(default=None, name="clusterIPs")
+    ip_families: list[str] | None = None
+    ports: list[Port] | None = None
+    internal_traffic_policy: str | None = None
+    traffic_distribution: str | None = None
+    session_affinity: str | None = None
+
+
+class Service(Struct):
+    """v1 Service."""
+
+    metadata: Metadata
+    spec: ServiceSpec
+
+
+class Conditions(Struct):
+    """How an endpoint is; null means unknown."""
+
+    ready: bool | None = None
+    serving: bool | None = None
+    terminating: bool | None = None
+
+
+class Named(Struct):
+    """A zone or a node, by name."""
+
+    name: str
+
+
+class Hints(Struct):
+    """Whose callers should prefer an endpoint."""
+
+    for_zones: list[Named] | None = None
+    for_nodes: list[Named] | None = None
+
+
+class Reference(Struct):
+    """What is behind an endpoint."""
+
+    kind: str | None = None
+    name: str | None = None
+
+
+class Endpoint(Struct):
+    """One of a slice."""
+
+    addresses: list[str]
+    conditions: Conditions | None = None
+    target_ref: Reference | None = None
+    node_name: str | None = None
+    zone: str | None = None
+    hints: Hints | None = None
+
+
+class Slice(Struct):
+    """discovery.k8s.io/v1 EndpointSlice."""
+
+    metadata: Metadata
+    address_type: str
+    endpoints: list[Endpoint] | None = None
+    ports: list[Port] | None = None
+
+
+class Object(Struct):
+    """Any object, of which only the metadata matters."""
+
+    metadata: Metadata

@@ -1,0 +1,237 @@
+"""Kubernetes' objects, read into our words. What cannot be used is left out and told of; nothing here ever raises.
+
+The sources of the rules are kube-proxy and the API reference of Service and EndpointSlice, v1.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from controlplane.ports import PORTS
+from controlplane.xds import addresses, objects, policies
+from controlplane.xds.mesh import Endpoint, Key, Locality, Port, Problem, Protocol, Service, Workload
+from controlplane.xds.policies import PREFIX, Policy
+
+MAX_PORT = 65535
+MAX_PORTS = 128  # of a Service: each is a cluster in every caller's Envoy
+MAX_ENDPOINTS = 10_000  # of a slice; the API server allows 1,000
+MAX_UPSTREAMS = 128  # of a pod
+OWNER = "kubernetes.io/service-name"  # the label by which a slice names its Service
+
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
+_UPSTREAM = re.compile(rf"{_LABEL.pattern}(\.{_LABEL.pattern})?", re.ASCII)
+_NAME = re.compile(r"[A-Za-z0-9]([-_.A-Za-z0-9]{0,251}[A-Za-z0-9])?", re.ASCII)  # a node, or a label's value
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """One EndpointSlice: endpoints by the name of the Service's port. `key` is its own name."""
+
+    key: Key
+    service: Key
+    family: Literal["IPv4", "IPv6"]
+    ports: tuple[tuple[str, tuple[Endpoint, ...]], ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node's zone, by its well-known label."""
+
+    name: str
+    zone: str
+
+
+_T = TypeVar("_T")
+
+
+def service(raw: Any) -> Service | Problem:
+    """A Service; a Problem if it is none at all."""
+    found = _convert(raw, objects.Service, "Service")
+    if isinstance(found, Problem):
+        return found
+    key, spec = Key(found.metadata.namespace, found.metadata.name), found.spec
+    if not _LABEL.fullmatch(key.name) or not _LABEL.fullmatch(key.namespace):
+        return _problem("Service", found.metadata, "its name is no DNS label")
+    policy, problems = policies.read(found.metadata.annotations or {})
+    addresses, refused = _cluster_ips(spec)
+    ports, left_out = _ports(spec.ports or [], policy)
+    return Service(
+        key=key,
+        form=_form(spec),
+        addresses=addresses,
+        families=tuple(spec.ip_families or ("IPv6" if addresses and ":" in addresses[0] else "IPv4",)),
+        ports=ports,
+        locality=_locality(spec, found.metadata.annotations or {}),
+        sticky=spec.session_affinity == "ClientIP",
+        policy=policy,
+        problems=tuple(_problem("Service", found.metadata, message) for message in (*problems, *refused, *left_out)),
+    )
+
+
+def _form(spec: objects.ServiceSpec) -> Literal["balanced", "headless", "external"]:
+    if spec.type == "ExternalName":
+        return "external"
+    return "headless" if spec.cluster_ip in (None, "", "None") else "balanced"
+
+
+def _locality(spec: objects.ServiceSpec, annotations: dict[str, str]) -> Locality:
+    """internalTrafficPolicy is an order, trafficDistribution a wish; the annotation is the wish's older form."""
+    if spec.internal_traffic_policy == "Local":
+        return "node-only"
+    match spec.traffic_distribution:
+        case "PreferSameNode":
+            return "node"
+        case "PreferClose" | "PreferSameZone":
+            return "zone"
+        case _:
+            pass
+    modes = (annotations.get(f"service.kubernetes.io/topology-{which}", "") for which in ("mode", "aware-hints"))
+    return "zone" if any(mode.lower() == "auto" for mode in modes) else "any"
+
+
+def _cluster_ips(spec: objects.ServiceSpec) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    texts = dict.fromkeys([*([spec.cluster_ip] if spec.cluster_ip else []), *(spec.cluster_ips or [])])
+    texts.pop("None", None)
+    read = [addresses.read(text) for text in list(texts)[:4]]
+    return tuple(ip for ip, _ in read if ip), tuple(f"cluster IP {why}" for ip, why in read if not ip)
+
+
+def _ports(raw: list[objects.Port], policy: Policy) -> tuple[tuple[Port, ...], list[str]]:
+    ports: dict[int, Port] = {}
+    problems: list[str] = []
+    for one in raw:
+        if one.protocol not in (None, "", "TCP"):
+            continue  # UDP and SCTP are not redirected
+        if one.port is None or not 0 < one.port <= MAX_PORT:
+            problems.append(f"port {one.port}: not from 1 to {MAX_PORT}")
+        elif one.port in _OWN_PORTS:
+            problems.append(f"port {one.port} is the sidecar's own: calls of it pass through")
+        elif one.port in ports:
+            problems.append(f"port {one.port} comes twice: the first is used")
+        elif len(ports) < MAX_PORTS:
+            ports[one.port] = Port(one.port, one.name or "", _protocol(one, policy))
+    if len(raw) > MAX_PORTS and len(ports) == MAX_PORTS:
+        problems.append(f"more than {MAX_PORTS} ports: calls of the others pass through")
+    return tuple(ports.values()), problems
+
+
+_OWN_PORTS = frozenset(getattr(PORTS, name) for name in PORTS.__dataclass_fields__)
+_BY_WORD: dict[str, Protocol] = {
+    **dict.fromkeys(("http", "http2", "h2c", "kubernetes.io/h2c", "kubernetes.io/ws"), "http"),
+    **dict.fromkeys(("grpc", "grpc-web"), "grpc"),
+    **dict.fromkeys(("tcp", "mysql", "postgres", "postgresql", "mongo", "redis", "kafka", "amqp", "nats"), "tcp"),
+}
+
+
+def _protocol(port: objects.Port, policy: Policy) -> Protocol:
+    """The annotation, else appProtocol, else the first word of the port's name: `grpc-orders`."""
+    chosen = dict(policy.protocols)
+    if port.port in chosen or 0 in chosen:
+        return chosen.get(port.port or 0, chosen.get(0, "auto"))
+    if port.app_protocol:
+        return _BY_WORD.get(port.app_protocol.lower(), "auto")
+    return _BY_WORD.get((port.name or "").partition("-")[0].lower(), "auto")
+
+
+def endpoint_slice(raw: Any) -> Slice | Problem | None:
+    """An EndpointSlice; None if it is no Service's, or of names instead of addresses."""
+    found = _convert(raw, objects.Slice, "EndpointSlice")
+    if isinstance(found, Problem):
+        return found
+    metadata = found.metadata
+    owner = (metadata.labels or {}).get(OWNER, "")
+    if not owner or found.address_type not in ("IPv4", "IPv6"):
+        return None
+    problems: list[str] = []
+    usable = [one for one in (found.endpoints or [])[:MAX_ENDPOINTS] if _serves(one)]
+    located = [(one, ip) for one in usable if (ip := _kept(one, problems))]
+    ports = []
+    for port in (found.ports or [])[:MAX_PORTS]:
+        if port.protocol not in (None, "", "TCP"):
+            continue
+        number = port.port or 0  # null would be every port
+        if 0 < number <= MAX_PORT:
+            ports.append((port.name or "", tuple(_endpoint(one, ip, number) for one, ip in located)))
+        else:
+            problems.append(f"port {port.port}: not from 1 to {MAX_PORT}")
+    return Slice(
+        key=Key(metadata.namespace, metadata.name),
+        service=Key(metadata.namespace, owner),
+        family="IPv4" if found.address_type == "IPv4" else "IPv6",
+        ports=tuple(ports),
+        problems=tuple(_problem("EndpointSlice", metadata, message) for message in problems),
+    )
+
+
+def _serves(endpoint: objects.Endpoint) -> bool:
+    """Ready, as an unknown state is; or terminating and still serving: the last resort of kube-proxy as well."""
+    conditions = endpoint.conditions or objects.Conditions()
+    return conditions.ready is not False or bool(conditions.terminating and conditions.serving)
+
+
+def _kept(endpoint: objects.Endpoint, problems: list[str]) -> str:
+    """The address of an endpoint, which has one: the API says that the others mean nothing."""
+    ip, why = addresses.read(endpoint.addresses[0]) if endpoint.addresses else ("", "missing")
+    if not ip:
+        problems.append(f"endpoint address {why}")
+    return ip
+
+
+def _endpoint(one: objects.Endpoint, ip: str, port: int) -> Endpoint:
+    hints, target = one.hints or objects.Hints(), one.target_ref or objects.Reference()
+    return Endpoint(
+        address=ip,
+        port=port,
+        ready=(one.conditions or objects.Conditions()).ready is not False,
+        pod=(target.name or "") if target.kind == "Pod" else "",
+        node=_word(one.node_name),
+        zone=_word(one.zone),
+        zones=frozenset(zone.name for zone in hints.for_zones or ()),
+        nodes=frozenset(node.name for node in hints.for_nodes or ()),
+    )
+
+
+def workload(raw: Any) -> Workload | Problem:
+    """A Pod's metadata. Its name may have dots."""
+    found = _convert(raw, objects.Object, "Pod")
+    if isinstance(found, Problem):
+        return found
+    metadata = found.metadata
+    text = (metadata.annotations or {}).get(f"{PREFIX}upstreams")
+    key = Key(metadata.namespace, metadata.name)
+    if text is None or not text.strip():
+        return Workload(key, metadata.uid)
+    names = tuple(sorted({name.strip() for name in text.split(",")}))
+    if len(names) > MAX_UPSTREAMS or not all(map(_UPSTREAM.fullmatch, names)):
+        message = f"{PREFIX}upstreams: not at most {MAX_UPSTREAMS} names like orders or users.accounts; it is ignored"
+        return Workload(key, metadata.uid, None, (_problem("Pod", metadata, message),))
+    return Workload(key, metadata.uid, names)
+
+
+def node(raw: Any) -> Node | Problem:
+    """A Node's metadata."""
+    found = _convert(raw, objects.Object, "Node")
+    if isinstance(found, Problem):
+        return found
+    return Node(found.metadata.name, _word((found.metadata.labels or {}).get("topology.kubernetes.io/zone")))
+
+
+def _convert(raw: Any, form: type[_T], kind: str) -> _T | Problem:
+    try:
+        return msgspec.convert(raw, form)
+    except (msgspec.ValidationError, RecursionError) as error:
+        metadata = raw.get("metadata") if isinstance(raw, dict) else None
+        named = metadata if isinstance(metadata, dict) else {}
+        return Problem(f"{kind} {named.get('namespace', 'default')!s:.63}/{named.get('name', '?')!s:.253}", str(error))
+
+
+def _problem(kind: str, metadata: objects.Metadata, message: str) -> Problem:
+    return Problem(f"{kind} {metadata.namespace}/{metadata.name}", message)
+
+
+def _word(text: str | None) -> str:
+    """The name of a node or a zone, which becomes part of a resource's name; nothing, if it is no such name."""
+    return text if text and _NAME.fullmatch(text) else ""

@@ -1,0 +1,116 @@
+"""What becomes of a request, by the host it names: a virtual host for each Service in view, or it passes through.
+
+A request is sent again only where that cannot do a thing twice: RFC 9110, section 9.2.2, says which methods are
+idempotent; any other is sent again if nobody had begun it, as the sidecar at the other end tells by a header.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from controlplane.clusters import PASSTHROUGH
+from controlplane.connection_manager import any_host, everything
+from controlplane.extensions import Json, extension
+from controlplane.headers import LOAD_REPORT, UNPROCESSED
+from controlplane.xds import scope
+from controlplane.xds.clusters import seconds
+from controlplane.xds.mesh import Service
+from controlplane.xds.policies import Policy
+from controlplane.xds.scope import View
+
+IDEMPOTENT = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE")
+_OURS = [UNPROCESSED, LOAD_REPORT]
+
+
+def routes(port: int, of: View, services: Sequence[Service], domain: str) -> Json:
+    """RDS. Ports in Host headers do not matter: the listener is already that of the port that was dialled."""
+    return {
+        "name": scope.routes_name(port, of),
+        "ignore_port_in_host_matching": True,
+        "virtual_hosts": [
+            *_virtual_hosts(port, of, services, domain),
+            {**any_host(everything(PASSTHROUGH)), "response_headers_to_remove": _OURS},
+        ],
+        "validate_clusters": False,  # clusters come on their own
+    }
+
+
+def hosts(service: Service, namespace: str, domain: str) -> list[str]:
+    """The names by which a pod of that namespace knows a Service."""
+    name, full = service.key.name, f"{service.key.name}.{service.key.namespace}"
+    return [
+        *([name] if namespace == service.key.namespace else []),
+        full,
+        f"{full}.svc",
+        f"{full}.svc.{domain}",
+        f"{full}.svc.{domain}.",
+        *(f"[{ip}]" if ":" in ip else ip for ip in service.addresses),
+    ]
+
+
+def _virtual_hosts(port: int, of: View, services: Sequence[Service], domain: str) -> Iterator[Json]:
+    taken: set[str] = set()
+    for service in services:
+        found = service.port(port)
+        if found is None or found.protocol == "tcp":
+            continue
+        # Envoy refuses a host that comes twice, and no object can be trusted with the others.
+        domains = [host for host in hosts(service, of.namespace, domain) if host not in taken]
+        taken.update(domains)
+        if domains:
+            yield {
+                "name": f"{service.key}:{port}",
+                "domains": domains,
+                "routes": _routes(scope.cluster_name(service, found, of), service),
+                "response_headers_to_remove": _OURS,
+            }
+
+
+def _routes(cluster: str, service: Service) -> list[Json]:
+    policy = service.policy
+    to: Json = {"cluster": cluster, "timeout": seconds(policy.timeout), **_hash_policy(service)}
+    if not policy.retries:
+        return [_connect(to), {"match": {"prefix": "/"}, "route": to}]
+    repeatable = {**to, "retry_policy": _retry(policy, policy.retry_on)}
+    if policy.retry_methods == "all":
+        return [_connect(to), {"match": {"prefix": "/"}, "route": repeatable}]
+    careful = {**_retry(policy, _UNBEGUN), "retriable_headers": [{"name": UNPROCESSED, "present_match": True}]}
+    return [
+        _connect(to),
+        {"match": {"prefix": "/", "headers": [_IS_IDEMPOTENT]}, "route": repeatable},
+        {"match": {"prefix": "/"}, "route": {**to, "retry_policy": careful}},
+    ]
+
+
+_IS_IDEMPOTENT: Json = {"name": ":method", "string_match": {"safe_regex": {"regex": "|".join(IDEMPOTENT)}}}
+_UNBEGUN = ("connect-failure", "refused-stream", "reset-before-request", "retriable-headers")
+
+
+def _connect(to: Json) -> Json:
+    return {"match": {"connect_matcher": {}}, "route": to}
+
+
+def _retry(policy: Policy, conditions: Sequence[str]) -> Json:
+    return {
+        "retry_on": ",".join(conditions),
+        "num_retries": policy.retries,
+        **({"per_try_timeout": seconds(policy.retry_timeout)} if policy.retry_timeout else {}),
+        "retry_host_predicate": [_ANOTHER_HOST],
+        "host_selection_retry_max_attempts": 5,
+        "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
+    }
+
+
+_ANOTHER_HOST = extension(
+    "envoy.retry_host_predicates.previous_hosts", "retry.host.previous_hosts.v3.PreviousHostsPredicate"
+)
+
+
+def _hash_policy(service: Service) -> Json:
+    if service.policy.balancing != "consistent-hash" and not (service.sticky and service.policy.balancing is None):
+        return {}
+    match service.policy.hash_on:
+        case ("header", name):
+            return {"hash_policy": [{"header": {"header_name": name}}]}
+        case ("cookie", name):
+            return {"hash_policy": [{"cookie": {"name": name, "ttl": "0s"}}]}
+        case _:
+            return {"hash_policy": [{"connection_properties": {"source_ip": True}}]}

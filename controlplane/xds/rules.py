@@ -1,0 +1,160 @@
+"""Envoy's own rules for its messages, which stand in the options of their fields (protoc-gen-validate).
+
+A rule of a kind that is not known here is an error, not a rule that is skipped.
+"""
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+from google.protobuf import any_pb2, descriptor_pool
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+from validate import validate_pb2
+
+
+class UnknownRule(Exception):
+    """Envoy's messages came to have rules of a kind that is not known here."""
+
+
+def broken(message: Message, path: str = "") -> Iterator[str]:
+    """What Envoy would object to: the path of a field and a rule, as `virtual_hosts[0].domains: min_items 1`."""
+    if isinstance(message, any_pb2.Any):
+        yield from _of_any(message, path)
+        return
+    fields, oneofs = _rules(message.DESCRIPTOR)
+    for name in oneofs:
+        if message.WhichOneof(name) is None:
+            yield f"{path or '.'}: one of {name} is required"
+    for field, rules in fields:
+        yield from _of_field(message, field, rules, f"{path}.{field.name}" if path else field.name)
+
+
+def _of_any(message: any_pb2.Any, path: str) -> Iterator[str]:
+    try:
+        inner = GetMessageClass(descriptor_pool.Default().FindMessageTypeByName(message.TypeName()))()
+        inner.ParseFromString(message.value)
+    except (KeyError, DecodeError):
+        yield f"{path}: no message of type {message.type_url}"
+        return
+    yield from broken(inner, path)
+
+
+@lru_cache(maxsize=1024)
+def _rules(descriptor: Descriptor) -> tuple[list[tuple[FieldDescriptor, Any]], list[str]]:
+    """The fields that have rules, or messages in them; and the names of the oneofs of which one must be set."""
+    fields = []
+    for field in descriptor.fields:
+        options = field.GetOptions()
+        rules = options.Extensions[validate_pb2.rules] if options.HasExtension(validate_pb2.rules) else None
+        if rules is not None or field.message_type is not None:
+            fields.append((field, rules))
+    return fields, [one.name for one in descriptor.oneofs if one.GetOptions().Extensions[validate_pb2.required]]
+
+
+def _of_field(message: Message, field: FieldDescriptor, rules: Any, path: str) -> Iterator[str]:
+    value = getattr(message, field.name)
+    if field.is_repeated:
+        yield from _of_many(value, field, rules, path)
+    elif field.message_type is not None:
+        there = message.HasField(field.name)
+        # Of several that exclude each other, at most the one that is there is required.
+        if not there and rules is not None and field.containing_oneof is None and _is_required(rules):
+            yield f"{path}: is required"
+        if there:
+            yield from _of_value(value, rules, path)
+    elif rules is not None and not (field.has_presence and not message.HasField(field.name)):
+        yield from _of_scalar(value, rules, path)
+
+
+def _is_required(rules: Any) -> bool:
+    return bool(rules.message.required or rules.duration.required or rules.any.required)
+
+
+def _of_many(value: Any, field: FieldDescriptor, rules: Any, path: str) -> Iterator[str]:
+    is_map = field.message_type is not None and field.message_type.GetOptions().map_entry
+    count, own = len(value), rules and (rules.map if is_map else rules.repeated)
+    least, most = (
+        (own.min_pairs, own.max_pairs) if is_map and own else (own.min_items, own.max_items) if own else (0, 0)
+    )
+    if count < least or (most and count > most):
+        yield f"{path}: {count} entries, not from {least} to {most or 'any number'}"
+    if is_map:
+        for key, one in value.items():
+            if own:
+                yield from _of_scalar(key, own.keys, f"{path}[{key}]")
+            if isinstance(one, Message):
+                yield from broken(one, f"{path}[{key}]")
+        return
+    if own and own.unique and len(set(value)) < count:
+        yield f"{path}: has an entry twice"
+    inner = own.items if own and own.HasField("items") else None
+    for number, one in enumerate(value):
+        yield from _of_value(one, inner, f"{path}[{number}]")
+
+
+_WRAPPERS = re.compile(r"google\.protobuf\.\w+Value")
+
+
+def _of_value(value: Any, rules: Any, path: str) -> Iterator[str]:
+    if not isinstance(value, Message):
+        if rules is not None:
+            yield from _of_scalar(value, rules, path)
+        return
+    name = value.DESCRIPTOR.full_name
+    if name == "google.protobuf.Duration":
+        if rules is not None and rules.HasField("duration"):
+            yield from _of_scalar(value.ToNanoseconds(), rules, path)
+    elif _WRAPPERS.fullmatch(name) and name != "google.protobuf.Value":
+        if rules is not None:
+            yield from _of_scalar(value.value, rules, path)
+    elif not (rules is not None and rules.message.skip):
+        yield from broken(value, path)
+
+
+def _of_scalar(value: Any, rules: Any, path: str) -> Iterator[str]:
+    """The rules for a scalar that it breaks."""
+    kind = rules.WhichOneof("type")
+    own = getattr(rules, kind) if kind else None
+    if own is None or (getattr(own, "ignore_empty", False) and not value):
+        return
+    for rule, limit in own.ListFields():
+        bound = limit.ToNanoseconds() if kind == "duration" and isinstance(limit, Message) else limit
+        if not _holds(rule.name, value, bound, own):
+            yield f"{path}: {value!r:.80} breaks the rule {rule.name} {bound}"
+
+
+def _holds(rule: str, value: Any, limit: Any, rules: Any) -> bool:
+    match rule:
+        case "required" | "strict" | "ignore_empty" | "defined_only":
+            return True  # of other places, of well_known_regex, and what json_format has looked at
+        case "const":
+            return bool(value == limit)
+        case "gt" | "gte":
+            return bool(value > limit if rule == "gt" else value >= limit)
+        case "lt" | "lte":
+            return bool(value < limit if rule == "lt" else value <= limit)
+        case "in" | "not_in":
+            return (value in limit) is (rule == "in")
+        case "min_len" | "max_len" | "min_bytes" | "max_bytes":
+            size = len(value if isinstance(value, bytes) or rule.endswith("len") else value.encode())
+            return bool(size >= limit if rule.startswith("min") else size <= limit)
+        case "pattern":
+            return re.search(limit, value) is not None
+        case "prefix" | "suffix":
+            return bool(value.startswith(limit) if rule == "prefix" else value.endswith(limit))
+        case "well_known_regex":
+            return _WELL_KNOWN[limit, rules.strict].fullmatch(value) is not None
+        case _:
+            raise UnknownRule(rule)
+
+
+# Names and values of headers, as protoc-gen-validate has them; strict by default.
+_WELL_KNOWN = {
+    (1, True): re.compile(r":?[0-9a-zA-Z!#$%&'*+-.^_|~`]+"),
+    (1, False): re.compile(r"[^\x00\n\r]+"),
+    (2, True): re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*"),
+    (2, False): re.compile(r"[^\x00\n\r]*"),
+}

@@ -1,0 +1,149 @@
+"""Which Services a caller's proxy is told of, and what the resources are called that hold them.
+
+A cluster is named `shop/orders:80`; with the caller's zone or node behind an @ where its endpoints depend on that.
+Listeners and routes differ by the view that a caller has: `out_80/shop`, `http_80/shop+1f2e3d4c5b@eu-1a`.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Set
+from dataclasses import dataclass
+from typing import Literal
+
+from controlplane.xds.mesh import Key, Locality, Mesh, Port, Service
+
+_CLUSTER = re.compile(r"([^/:@]+)/([^/:@]+):([0-9]{1,5})(?:@(.+))?", re.ASCII)
+_OF_VIEW = re.compile(r"(?:out|http)_([0-9]{1,5})/(.+)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """What a pod's proxy is told of that declares no upstreams: its `namespace`, the `cluster`, or a `list`.
+
+    `services` is that list: `orders` is the caller's own, `users.accounts` is of the namespace accounts.
+    """
+
+    default: Literal["namespace", "list", "cluster"] = "namespace"
+    services: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """All that decides what a proxy is told. `upstreams` None: the default scope.
+
+    `zone` and `node` are empty unless a Service in view asks for them.
+    """
+
+    namespace: str
+    upstreams: tuple[str, ...] | None = None
+    zone: str = ""
+    node: str = ""
+
+    @property
+    def token(self) -> str:
+        """What it is called in the names of resources."""
+        declared = "" if self.upstreams is None else f"+{_digest(self.upstreams)}"
+        return (
+            f"{self.namespace}{declared}{f'@{self.zone}' if self.zone else ''}{f'@@{self.node}' if self.node else ''}"
+        )
+
+
+def localities(mesh: Mesh, scope: Scope, wide: View) -> frozenset[Locality]:
+    """What the Services in view ask for."""
+    return frozenset(service.locality for service in _named(mesh, scope, wide) if service.form == "balanced")
+
+
+def narrowed(wide: View, asked: Set[Locality]) -> View:
+    """The same view without a zone or node that makes no difference."""
+    return View(
+        wide.namespace,
+        wide.upstreams,
+        wide.zone if "zone" in asked else "",
+        wide.node if asked & {"node", "node-only"} else "",
+    )
+
+
+def services(mesh: Mesh, scope: Scope, of: View) -> tuple[Service, ...]:
+    """The Services in view that have clusters of their own, in the order of their names."""
+    return tuple(service for service in _named(mesh, scope, of) if is_told(service, of))
+
+
+def is_told(service: Service, of: View) -> bool:
+    """Whether its clusters are told: not if kube-proxy alone knows how to keep its traffic on the caller's node."""
+    return service.form == "balanced" and (service.locality != "node-only" or bool(of.node))
+
+
+def _named(mesh: Mesh, scope: Scope, of: View) -> Iterator[Service]:
+    names = of.upstreams
+    if names is None and scope.default == "list":
+        names = scope.services
+    if names is not None:
+        keys = sorted({key(name, of.namespace) for name in names})
+        yield from (service for one in keys if (service := mesh.service(one)) is not None)
+    elif scope.default == "cluster":
+        yield from mesh.all_services()
+    else:
+        own = mesh.services.get(of.namespace, {})
+        yield from (own[name] for name in sorted(own))
+
+
+def key(name: str, namespace: str) -> Key:
+    """The Service that a pod of that namespace calls so: `orders`, `users.accounts`."""
+    service, _, elsewhere = name.partition(".")
+    return Key(elsewhere or namespace, service)
+
+
+def cluster_name(service: Service, port: Port, of: View) -> str:
+    """The cluster, and the endpoints, of one port as this view has them."""
+    variant = _variant(service, of)
+    return f"{service.key}:{port.number}{f'@{variant}' if variant else ''}"
+
+
+def _variant(service: Service, of: View) -> str:
+    match service.locality:
+        case "any":
+            return ""
+        case "zone":
+            return of.zone
+        case "node" | "node-only":
+            return of.node
+
+
+def read_cluster_name(mesh: Mesh, name: str) -> tuple[Service, Port, str] | None:
+    """The Service, its port, and the zone or node; None if there is no such cluster."""
+    match = _CLUSTER.fullmatch(name)
+    service = mesh.service(Key(match[1], match[2])) if match else None
+    port = service.port(int(match[3])) if match and service else None
+    if match is None or service is None or port is None or service.form != "balanced":
+        return None
+    variant = match[4] or ""
+    match service.locality:
+        case "any":
+            known = not variant
+        case "zone":
+            known = not variant or variant in mesh.zones.values()
+        case "node":
+            known = not variant or variant in mesh.zones
+        case "node-only":
+            known = variant in mesh.zones
+    return (service, port, variant) if known else None
+
+
+def listener_name(port: int, of: View) -> str:
+    """The listener for connections to a port."""
+    return f"out_{port}/{of.token}"
+
+
+def routes_name(port: int, of: View) -> str:
+    """The routes of that listener."""
+    return f"http_{port}/{of.token}"
+
+
+def read_view_name(name: str) -> tuple[int, str] | None:
+    """The port and the view's token of a listener's or routes' name."""
+    match = _OF_VIEW.fullmatch(name)
+    return (int(match[1]), match[2]) if match else None
+
+
+def _digest(names: tuple[str, ...]) -> str:
+    return hashlib.sha256(",".join(names).encode()).hexdigest()[:10]

@@ -1,0 +1,72 @@
+"""Mesh in, Envoy's resources out: which one a name means, what it is made of, and how. Pure."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from controlplane.bootstrap import UPGRADES, Bootstrap
+from controlplane.extensions import Json
+from controlplane.tracing import manager_options
+from controlplane.xds import clusters, endpoints, listeners, routes, scope
+from controlplane.xds.mesh import Mesh, Service
+from controlplane.xds.scope import Scope, View
+from controlplane.xds.snapshot import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """The operator's, as far as resources depend on them. `domain` is the cluster's, such as cluster.local."""
+
+    scope: Scope = field(default_factory=Scope)
+    domain: str = "cluster.local"
+    upgrades: tuple[str, ...] = UPGRADES
+    tracing: Mapping[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def of(bootstrap: Bootstrap, scope: Scope, domain: str) -> "Choices":
+        """Those that go with the static listeners of that bootstrap."""
+        tokens = {
+            token.casefold(): token for token in (*bootstrap.upgrades, *UPGRADES) if token.casefold() != "connect"
+        }
+        return Choices(scope, domain, tuple(tokens.values()), manager_options(bootstrap.tracing))
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a resource is made of, and how: as long as `of` is equal, so is what `make` returns."""
+
+    of: tuple[object, ...]
+    make: Callable[[], Json]
+
+
+def of_service(kind: Kind, name: str, mesh: Mesh, choices: Choices) -> Recipe | None:
+    """A cluster or its endpoints; None if there is no such one."""
+    found = scope.read_cluster_name(mesh, name)
+    if found is None:
+        return None
+    service, port, variant = found
+    if kind is Kind.CLUSTER:
+        return Recipe((service,), lambda: clusters.cluster(name, service, port, choices.domain))
+    known = mesh.endpoints_of(service, port)
+    return Recipe((service.locality, known), lambda: endpoints.assignment(name, service.locality, variant, known))
+
+
+def of_view(kind: Kind, port: int, of: View, members: Sequence[Service], choices: Choices) -> Recipe | None:
+    """A listener or its routes; None if nothing in view is called at that port."""
+    here = tuple(service for service in members if service.port(port) is not None)
+    if kind is Kind.LISTENER and here:
+        return Recipe(here, lambda: listeners.listener(port, of, here, choices.upgrades, dict(choices.tracing)))
+    if kind is Kind.ROUTES and any(found.protocol != "tcp" for one in here if (found := one.port(port))):
+        return Recipe(here, lambda: routes.routes(port, of, here, choices.domain))
+    return None
+
+
+def cluster_names(of: View, members: Sequence[Service]) -> tuple[str, ...]:
+    """Those of a view."""
+    return tuple(scope.cluster_name(service, port, of) for service in members for port in service.ports)
+
+
+def listener_names(of: View, members: Sequence[Service]) -> tuple[str, ...]:
+    """Those of a view."""
+    ports = sorted({port.number for service in members for port in service.ports})
+    return tuple(scope.listener_name(port, of) for port in ports)

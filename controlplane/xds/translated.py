@@ -1,0 +1,196 @@
+"""The Snapshot of a Mesh: each resource is translated when somebody asks for it, and kept while what it is made of is.
+
+What a proxy does not use costs nothing. One that does not pass Envoy's own rules is never handed out: the last good one
+stays, and `rejected` tells. Not for several threads.
+"""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
+
+from controlplane.extensions import Json
+from controlplane.xds import messages, scope, translate
+from controlplane.xds.mesh import Key, Locality, Mesh, Service
+from controlplane.xds.messages import InvalidResource
+from controlplane.xds.scope import View
+from controlplane.xds.snapshot import WILDCARD, Caller, Kind, Resource, Snapshot
+from controlplane.xds.translate import Choices, Recipe
+
+Name = tuple[Kind, str]
+_K = TypeVar("_K")
+_OF_SERVICE = (Kind.CLUSTER, Kind.ENDPOINTS)
+_OF_VIEW = (Kind.LISTENER, Kind.ROUTES)
+
+
+class Translated:
+    """Implements Snapshot. `next` gives that of the next Mesh, and shares with it what stays the same."""
+
+    def __init__(self, mesh: Mesh, choices: Choices) -> None:
+        self.mesh, self._choices = mesh, choices
+        self.rejected: dict[Name, str] = {}
+        self._made: dict[Name, tuple[tuple[object, ...], Resource]] = {}
+        self._names: dict[View, dict[Kind, tuple[str, ...]]] = {}
+        self._narrow: dict[View, View] = {}  # by the view with zone and node
+        self._localities: dict[View, frozenset[Locality]] = {}  # by the view without
+        self._members: dict[View, tuple[Service, ...]] = {}
+        # Shared by all that follow: the views that were ever asked for, and the names, by Service and by view.
+        self._views: dict[str, View] = {}
+        self._asked: defaultdict[Key | str, set[Name]] = defaultdict(set)
+
+    def next(self, mesh: Mesh) -> "Translated":
+        """The snapshot of another moment."""
+        following = Translated(mesh, self._choices)
+        following._made = dict(self._made)
+        following._views, following._asked = self._views, self._asked
+        following.rejected = dict(self.rejected)
+        if mesh.services is self.mesh.services:
+            following._names, following._members = self._names, self._members
+            following._narrow, following._localities = self._narrow, self._localities
+        else:
+            # So that a set which comes out the same is the same object.
+            following._names = {view: dict(sets) for view, sets in self._names.items()}
+            for view in following._names:
+                following._survey(view)
+            following._forget_those_gone_since(self)
+        return following
+
+    def names(self, kind: Kind, caller: Caller) -> Sequence[str]:
+        """What a wildcard subscription of this caller holds; the same object as long as it is the same."""
+        view = self.view(caller)
+        if view not in self._members:
+            self._survey(view)
+        return self._names[view].get(kind, ())
+
+    def view(self, caller: Caller) -> View:
+        """What this caller sees."""
+        wide = View(caller.namespace, caller.upstreams or None, caller.zone, caller.node)
+        found = self._narrow.get(wide)
+        if found is None:
+            found = self._narrow[wide] = scope.narrowed(wide, self._asked_for(View(wide.namespace, wide.upstreams)))
+        self._views.setdefault(found.token, found)
+        return found
+
+    def _asked_for(self, view: View) -> frozenset[Locality]:
+        if view not in self._localities:
+            self._localities[view] = scope.localities(self.mesh, self._choices.scope, view)
+        return self._localities[view]
+
+    def services(self, view: View) -> tuple[Service, ...]:
+        """What is in that view."""
+        if view not in self._members:
+            self._members[view] = scope.services(self.mesh, self._choices.scope, view)
+        return self._members[view]
+
+    def get(self, kind: Kind, name: str) -> Resource | None:
+        """The resource, for any name that `names` gave or that a resource refers to; None: there is none."""
+        recipe, owner = self._recipe(kind, name)
+        if recipe is None or owner is None:
+            return None
+        self._asked[owner].add((kind, name))
+        made = self._made.get((kind, name))
+        if made is not None and made[0] == recipe.of:
+            return made[1]
+        resource = self._make(kind, name, recipe.make(), made[1] if made else None)
+        if resource is not None:
+            self._made[kind, name] = (recipe.of, resource)
+        return resource
+
+    def source(self, kind: Kind, name: str) -> Json | None:
+        """The resource as JSON, unchecked."""
+        recipe, _ = self._recipe(kind, name)
+        return recipe.make() if recipe else None
+
+    def changed(self, former: Snapshot) -> Iterator[tuple[Kind, str]]:
+        """What differs, among all that was ever asked of either; (kind, WILDCARD): `names` may differ."""
+        assert isinstance(former, Translated)
+        for key in self._touched(former):
+            for name in self._asked.get(key, set()) | former._asked.get(key, set()) | self._possible(former, key):
+                if self._differs(former, *name):
+                    yield name
+        if self.mesh.services is former.mesh.services:
+            return
+        for token, view in list((self._views | former._views).items()):
+            if self.services(view) != former.services(view):
+                for name in self._asked.get(token, set()) | former._asked.get(token, set()):
+                    if self._differs(former, *name):
+                        yield name
+        yield from ((kind, WILDCARD) for kind in (Kind.CLUSTER, Kind.LISTENER))
+
+    def _recipe(self, kind: Kind, name: str) -> tuple[Recipe | None, Key | str | None]:
+        """How it is made, and whose it is: a Service's, or a view's."""
+        if kind in _OF_SERVICE:
+            recipe = translate.of_service(kind, name, self.mesh, self._choices)
+            return recipe, _key(name) if recipe else None
+        port, token = scope.read_view_name(name) or (0, "")
+        view = self._views.get(token)
+        if view is None:
+            return None, None
+        return translate.of_view(kind, port, view, self.services(view), self._choices), token
+
+    def _make(self, kind: Kind, name: str, source: Json, last: Resource | None) -> Resource | None:
+        version = _version(source)
+        if last is not None and last.version == version:
+            return last
+        try:
+            resource = Resource(name, version, messages.encode(kind, source))
+        except InvalidResource as problem:
+            self.rejected[kind, name] = str(problem)
+            return last
+        self.rejected.pop((kind, name), None)
+        return resource
+
+    def _survey(self, view: View) -> None:
+        """Finds out what a view holds."""
+        members = self.services(view)
+        known = self._names.setdefault(view, {})
+        for kind, names in (
+            (Kind.CLUSTER, translate.cluster_names(view, members)),
+            (Kind.LISTENER, translate.listener_names(view, members)),
+        ):
+            if known.get(kind) != names:
+                known[kind] = names
+
+    def _forget_those_gone_since(self, former: "Translated") -> None:
+        """Drops what was not there in the former snapshot either, so that nobody has to be told any more."""
+        owners = [one for one in self._asked if isinstance(one, Key) and self.mesh.service(one) is None]
+        for key in owners:
+            for name in self._asked[key]:
+                self._made.pop(name, None)
+                self.rejected.pop(name, None)
+            if former.mesh.service(key) is None:
+                del self._asked[key]
+
+    def _touched(self, former: "Translated") -> Iterator[Key]:
+        """The Services that differ, or whose endpoints do."""
+        yield from _differing(former.mesh.endpoints, self.mesh.endpoints)
+        if self.mesh.services is not former.mesh.services:
+            for namespace in _differing(former.mesh.services, self.mesh.services):
+                was, now = former.mesh.services.get(namespace, {}), self.mesh.services.get(namespace, {})
+                yield from (Key(namespace, name) for name in _differing(was, now))
+
+    def _possible(self, former: "Translated", key: Key) -> set[Name]:
+        """Names that somebody may have asked for in vain."""
+        ports = {port.number for one in (self.mesh, former.mesh) if (found := one.service(key)) for port in found.ports}
+        return {(kind, f"{key}:{port}") for kind in _OF_SERVICE for port in ports}
+
+    def _differs(self, former: "Translated", kind: Kind, name: str) -> bool:
+        if (kind, name) in self._made or (kind, name) in former._made:
+            was, now = former.get(kind, name), self.get(kind, name)
+            return (was and was.version) != (now and now.version)
+        return (former._recipe(kind, name)[0] is None) is not (self._recipe(kind, name)[0] is None)
+
+
+def _differing(was: Mapping[_K, object], now: Mapping[_K, object]) -> Iterator[_K]:
+    if was is not now:
+        yield from (key for key, value in now.items() if was.get(key) is not value)
+        yield from (key for key in was if key not in now)
+
+
+def _key(name: str) -> Key:
+    return Key(*name.partition(":")[0].split("/", 1))
+
+
+def _version(source: Json) -> str:
+    return hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()[:16]

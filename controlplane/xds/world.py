@@ -1,0 +1,191 @@
+"""All objects of the cluster, as they come and go, and the Mesh that they make: the same, however it came about.
+
+Only what an object touches is made anew, so a change costs the same in a large cluster. Not for several threads.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, cast
+
+from controlplane.xds import reading
+from controlplane.xds.mesh import Endpoint, Endpoints, Key, Mesh, Problem, Service, Workload
+from controlplane.xds.reading import Node, Slice
+
+What = Literal["Service", "EndpointSlice", "Pod", "Node"]
+WHAT: tuple[What, ...] = ("Service", "EndpointSlice", "Pod", "Node")
+_Found = Service | Slice | Workload | Node | Problem
+
+
+class World:
+    """What is there. `put`, `remove` and `replace` take Kubernetes' objects as JSON."""
+
+    def __init__(self) -> None:
+        self._there: dict[What, dict[Key, _Found]] = {what: {} for what in WHAT}
+        self._slices: defaultdict[Key, dict[Key, Slice]] = defaultdict(dict)  # by Service
+        self._touched: set[Key] = set()  # Services whose endpoints may differ
+        self._services: set[Key] = set()  # Services that may differ themselves
+        self._rest = False
+        self._mesh = Mesh()
+
+    def put(self, what: What, raw: Any) -> None:
+        """An object is there, or is another now."""
+        name = key_of(raw)
+        found = _read(what, raw)
+        if found is None:
+            self.remove(what, name)
+        elif self._there[what].get(name) != found:
+            self._leave(what, name)
+            self._there[what][name] = found
+            self._arrive(name, found)
+
+    def remove(self, what: What, name: Key) -> None:
+        """An object is gone."""
+        self._leave(what, name)
+        self._there[what].pop(name, None)
+
+    def replace(self, what: What, raws: Iterable[Any]) -> None:
+        """These are all the objects of their kind."""
+        gone = set(self._there[what])
+        for raw in raws:
+            gone.discard(key_of(raw))
+            self.put(what, raw)
+        for name in gone:
+            self.remove(what, name)
+
+    @property
+    def touched(self) -> frozenset[Key]:
+        """Services whose endpoints differ from what `mesh` returned last."""
+        return frozenset(self._touched)
+
+    @property
+    def rest(self) -> bool:
+        """Whether anything else differs."""
+        return self._rest or bool(self._services)
+
+    def mesh(self, of: Iterable[Key] | None = None, *, rest: bool = True) -> Mesh:
+        """The Mesh, with the endpoints of these Services as they are now (None: of all); `rest`: all else too."""
+        chosen = self._touched if of is None else self._touched & set(of)
+        self._mesh = Mesh(
+            services=self._merged_services() if rest and self._services else self._mesh.services,
+            endpoints=self._merged_endpoints(chosen),
+            zones=self._zones() if rest and self._rest else self._mesh.zones,
+            workloads=self._workloads() if rest and self._rest else self._mesh.workloads,
+            problems=self._problems() if rest and self._rest else self._mesh.problems,
+        )
+        self._touched -= set(chosen)
+        if rest:
+            self._services, self._rest = set(), False
+        return self._mesh
+
+    def _arrive(self, name: Key, found: _Found) -> None:
+        match found:
+            case Service():
+                self._services.add(name)
+                self._touched.add(name)
+            case Slice(service=service):
+                self._slices[service][name] = found
+                self._touched.add(service)
+                self._rest = self._rest or bool(found.problems)
+            case _:
+                self._rest = True
+
+    def _leave(self, what: What, name: Key) -> None:
+        match self._there[what].get(name):
+            case None:
+                return
+            case Service():
+                self._services.add(name)
+                self._touched.add(name)
+            case Slice(service=service) as former:
+                self._slices[service].pop(name, None)
+                self._touched.add(service)
+                self._rest = self._rest or bool(former.problems)
+            case _:
+                self._rest = True
+
+    def _merged_services(self) -> Mapping[str, Mapping[str, Service]]:
+        merged = dict(self._mesh.services)
+        for namespace in {name.namespace for name in self._services}:
+            merged[namespace] = dict(merged.get(namespace, {}))
+        for name in self._services:
+            found = self._there["Service"].get(name)
+            own = cast("dict[str, Service]", merged[name.namespace])
+            if isinstance(found, Service):
+                own[name.name] = found
+            else:
+                own.pop(name.name, None)
+        return {namespace: own for namespace, own in merged.items() if own}
+
+    def _merged_endpoints(self, chosen: Iterable[Key]) -> Mapping[Key, Endpoints]:
+        if not chosen:
+            return self._mesh.endpoints
+        merged = dict(self._mesh.endpoints)
+        for name in chosen:
+            service = self._there["Service"].get(name)
+            slices = self._slices.get(name, {})
+            if not slices:
+                self._slices.pop(name, None)
+            if isinstance(service, Service) and slices:
+                former = merged.get(name)
+                now = endpoints_of(service, slices.values())
+                merged[name] = former if former == now and former is not None else now
+            else:
+                merged.pop(name, None)
+        return merged
+
+    def _zones(self) -> Mapping[str, str]:
+        return {node.name: node.zone for node in self._there["Node"].values() if isinstance(node, Node)}
+
+    def _workloads(self) -> Mapping[Key, Workload]:
+        return {name: pod for name, pod in self._there["Pod"].items() if isinstance(pod, Workload)}
+
+    def _problems(self) -> tuple[Problem, ...]:
+        found: set[Problem] = set()
+        for objects in self._there.values():
+            for one in objects.values():
+                match one:
+                    case Problem():
+                        found.add(one)
+                    case Slice(problems=problems) | Workload(problems=problems):
+                        found.update(problems)
+                    case _:
+                        pass
+        return tuple(sorted(found, key=lambda problem: (problem.about, problem.message)))
+
+
+def endpoints_of(service: Service, slices: Iterable[Slice]) -> Endpoints:
+    """The endpoints of all slices together, each address once.
+
+    In a dual-stack cluster every pod is in slices of both families: the preferred one's are taken, if it has any.
+    """
+    by_family: dict[str, dict[str, dict[tuple[str, int], Endpoint]]] = {}
+    for one in sorted(slices, key=lambda one: one.key):
+        for name, endpoints in one.ports:
+            merged = by_family.setdefault(one.family, {}).setdefault(name, {})
+            for endpoint in endpoints:
+                place = endpoint.address, endpoint.port
+                # Between two slices a pod may be in both: whoever calls it ready is not older than its readiness.
+                if place not in merged or endpoint.ready > merged[place].ready:
+                    merged[place] = endpoint
+    order = sorted(by_family, key=lambda family: (family != service.families[0], family))
+    chosen = next((by_family[family] for family in order if any(by_family[family].values())), {})
+    return {name: tuple(merged[place] for place in sorted(merged)) for name, merged in sorted(chosen.items()) if merged}
+
+
+def key_of(raw: Any) -> Key:
+    """The namespace and name of an object, as far as it has them; nodes have no namespace."""
+    metadata = raw.get("metadata") if isinstance(raw, Mapping) else None
+    named = metadata if isinstance(metadata, Mapping) else {}
+    return Key(str(named.get("namespace") or "default"), str(named.get("name") or ""))
+
+
+def _read(what: What, raw: Any) -> _Found | None:
+    match what:
+        case "Service":
+            return reading.service(raw)
+        case "EndpointSlice":
+            return reading.endpoint_slice(raw)
+        case "Pod":
+            return reading.workload(raw)
+        case "Node":
+            return reading.node(raw)
