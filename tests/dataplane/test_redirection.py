@@ -1,18 +1,26 @@
-"""Where a connection lands once the rules are in place, proved with real packets."""
+"""Where a connection lands once the rules are in place, proved with real packets: one table, for every mode, back end,
+family and user."""
 
+import socket
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import pytest
 
-from tests.dataplane.network import LOOPBACK, PEER, PEER_ELSEWHERE, POD, Family, Network, network
+from tests.dataplane.landing import Landing, dial, listeners
+from tests.dataplane.netns import NetNs
+from tests.dataplane.network import LOOPBACK, PEER, PEER_ELSEWHERE, POD, Backend, Family, Network, network
 from webhook.redirect import Redirection
 
 pytestmark = pytest.mark.dataplane
 
-APP, EXCLUDED, OPAQUE = 8080, 9000, 9092
-ENVOY = [15001, 15003, 15006, 15007, 15020, 15021, 15090]
+APP, EXCLUDED, OPAQUE, DNS = 8080, 9000, 9092, 53
+MONITORED = [15020, 15021, 15090]
+OWN = [15001, 15003, 15006, 15007]
+PORTS = [APP, EXCLUDED, OPAQUE, 15002, *MONITORED, *OWN]
 WANTED = Redirection(
     mode="redirect",
     uid=1337,
@@ -23,82 +31,132 @@ WANTED = Redirection(
     opaque_outbound_ports=((OPAQUE, OPAQUE),),
     exclude_outbound_cidrs=("10.78.0.0/24", "fd78::/64"),
 )
+Mode = Literal["redirect", "tproxy", "none"]
+Place = Literal["pod", "peer", "elsewhere", "loopback"]
+USERS = {"root": (0, 0), "an application": (1000, 1000)}
+ENVOYS = {"Envoy's user": (1337, 1000), "Envoy's group": (1000, 1337), "Envoy as root": (0, 1337)}
 
 
-@pytest.fixture(scope="module", params=["nft", "legacy"])
-def net(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A connection to `to`:`port`, from the peer or from the pod, lands on the pod's `on`, or where it was going."""
+
+    what: str
+    source: Place
+    to: Place
+    port: int
+    on: int | None = None
+
+
+TABLE = (
+    Row("a client of the application", "peer", "pod", APP, 15006),
+    Row("a client of an opaque port", "peer", "pod", OPAQUE, 15007),
+    Row("a client of an excluded port", "peer", "pod", EXCLUDED),
+    *(Row(f"a client of Envoy's own {port}", "peer", "pod", port, 15006) for port in (*OWN, 15002)),
+    *(Row(f"a monitor that asks {port}", "peer", "pod", port) for port in MONITORED),
+    Row("the application to another host", "pod", "peer", APP, 15001),
+    Row("the application to an opaque port", "pod", "peer", OPAQUE, 15003),
+    Row("the application to an excluded port", "pod", "peer", EXCLUDED),
+    Row("the application to an excluded network", "pod", "elsewhere", APP),
+    Row("the application to itself", "pod", "pod", APP),
+    Row("the application to loopback", "pod", "loopback", APP),
+    *(Row(f"the application to {port} of another pod", "pod", "peer", port) for port in (*MONITORED, *OWN)),
+)
+MODES: list[tuple[Mode, Backend]] = [*product(("redirect", "tproxy"), ("nft", "legacy")), ("none", "nft")]  # type: ignore[list-item]
+
+
+@pytest.fixture(scope="module", params=MODES, ids=lambda param: "-".join(param))
+def net(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Mode, Network]]:
     """A pod with the rules of `WANTED`, listeners on every port that matters, and a peer with the same."""
+    mode, backend = request.param
     with network(tmp_path_factory.mktemp("net")) as made:
-        applied = made.pod.redirect(WANTED, request.param)
-        assert applied.returncode == 0, applied.stderr
-        ports = [APP, EXCLUDED, OPAQUE, *ENVOY]
-        with made.pod.listening("pod", ports), made.peer.listening("peer", ports):
-            yield made
+        if mode != "none":
+            applied = made.pod.redirect(replace(WANTED, mode=mode), backend)
+            assert applied.returncode == 0, applied.stderr
+        with (
+            listeners(NetNs(made.pod.holder), "pod", PORTS, transparent=mode == "tproxy"),
+            listeners(NetNs(made.peer.holder), "peer", PORTS),
+        ):
+            yield mode, made
 
 
 families = pytest.mark.parametrize("family", ["ipv4", "ipv6"])
-
-
-def landed(name: str, port: int, address: str, dialled: int) -> dict[str, Any]:
-    return {"name": name, "port": port, "original": f"{address} {dialled}"}
+ADDRESSES = {"pod": POD, "peer": PEER, "elsewhere": PEER_ELSEWHERE, "loopback": LOOPBACK}
 
 
 @families
-@pytest.mark.parametrize(
-    ("dialled", "lands"),
-    [
-        pytest.param(APP, 15006, id="the application"),
-        pytest.param(OPAQUE, 15007, id="an opaque port"),
-        pytest.param(EXCLUDED, EXCLUDED, id="an excluded port"),
-        *(pytest.param(port, 15006, id=f"Envoy's own {port}") for port in (15001, 15002, 15003, 15006, 15007)),
-        *(pytest.param(port, port, id=f"for monitors {port}") for port in (15020, 15021, 15090)),
-    ],
-)
-def test_inbound(net: Network, family: Family, dialled: int, lands: int) -> None:
-    assert net.peer.dial(POD[family], dialled) == landed("pod", lands, POD[family], dialled)
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.what)
+def test_a_connection_lands_where_it_should(net: tuple[Mode, Network], family: Family, row: Row) -> None:
+    """From the pod: of whichever user. Envoy's own always goes where it was going, and in mode none all does."""
+    mode, network = net
+    source = NetNs((network.peer if row.source == "peer" else network.pod).holder)
+    address = ADDRESSES[row.to][family]
+    direct = Landing("pod" if row.to in ("pod", "loopback") else "peer", row.port, (address, row.port))
+    redirected = direct if row.on is None or mode == "none" else Landing("pod", row.on, (address, row.port))
+    users = dict.fromkeys(USERS.values(), redirected)
+    if row.source == "pod":
+        users |= dict.fromkeys(ENVOYS.values(), direct)
+    landed = {(uid, gid): dial(source, address, row.port, uid=uid, gid=gid) for uid, gid in users}
+    assert landed == users
 
 
 @families
-@pytest.mark.parametrize("user", [0, 1000], ids=["root", "an ordinary user"])
-def test_what_the_application_sends_goes_to_envoy(net: Network, family: Family, user: int) -> None:
-    sent = net.pod.dial(PEER[family], APP, uid=user, gid=user)
-    assert sent == landed("pod", 15001, PEER[family], APP)
+def test_datagrams_are_not_redirected(net: tuple[Mode, Network], family: Family) -> None:
+    """DNS among them: they arrive from the pod's own address, and so do the answers."""
+    _, network = net
+    kind = socket.AF_INET if family == "ipv4" else socket.AF_INET6
+    pod, peer = NetNs(network.pod.holder), NetNs(network.peer.holder)
+    with (
+        peer.call(lambda: socket.socket(kind, socket.SOCK_DGRAM)) as server,
+        pod.call(lambda: socket.socket(kind, socket.SOCK_DGRAM), uid=1000, gid=1000) as client,
+    ):
+        server.bind(("", DNS))
+        for end in (server, client):
+            end.settimeout(5)
+        client.sendto(b"question", (PEER[family], DNS))
+        question, asker = server.recvfrom(100)
+        assert (question, asker[0]) == (b"question", POD[family])
+        server.sendto(b"answer", asker)
+        assert client.recv(100) == b"answer"
 
 
+backends = pytest.mark.parametrize("backend", ["nft", "legacy"])
+
+
+@backends
 @families
-def test_what_the_application_sends_to_an_opaque_port_goes_to_the_opaque_listener(net: Network, family: Family) -> None:
-    assert net.pod.dial(PEER[family], OPAQUE) == landed("pod", 15003, PEER[family], OPAQUE)
-
-
-@families
-@pytest.mark.parametrize(("uid", "gid"), [(1337, 1000), (1000, 1337), (0, 1337)], ids=["uid", "gid", "root's gid"])
-def test_what_envoy_sends_is_not_redirected(net: Network, family: Family, uid: int, gid: int) -> None:
-    assert net.pod.dial(PEER[family], APP, uid=uid, gid=gid)["name"] == "peer"
-
-
-@families
-def test_what_the_pod_sends_to_itself_is_not_redirected(net: Network, family: Family) -> None:
-    for address in (LOOPBACK[family], POD[family]):
-        assert net.pod.dial(address, APP, uid=1000, gid=1000)["port"] == APP
-
-
-@families
-@pytest.mark.parametrize("port", [EXCLUDED, *ENVOY])
-def test_excluded_ports_and_the_mesh_ports_of_other_pods_are_not_redirected(
-    net: Network, family: Family, port: int
-) -> None:
-    assert net.pod.dial(PEER[family], port)["name"] == "peer"
-
-
-@families
-def test_excluded_addresses_are_not_redirected(net: Network, family: Family) -> None:
-    assert net.pod.dial(PEER_ELSEWHERE[family], APP)["name"] == "peer"
-
-
-@families
-def test_included_addresses_are_all_that_is_redirected(tmp_path: Path, family: Family) -> None:
+def test_included_addresses_are_all_that_is_redirected(tmp_path: Path, family: Family, backend: Backend) -> None:
     wanted = Redirection(mode="redirect", uid=1337, gid=1337, include_outbound_cidrs=("10.78.0.0/24", "fd78::/64"))
-    with network(tmp_path) as net, net.pod.listening("pod", [15001]), net.peer.listening("peer", [APP]):
-        net.pod.redirect(wanted, "nft")
-        assert net.pod.dial(PEER_ELSEWHERE[family], APP) == landed("pod", 15001, PEER_ELSEWHERE[family], APP)
-        assert net.pod.dial(PEER[family], APP)["name"] == "peer"
+    with network(tmp_path) as net:
+        pod, peer = NetNs(net.pod.holder), NetNs(net.peer.holder)
+        assert net.pod.redirect(wanted, backend).returncode == 0
+        with listeners(pod, "pod", [15001]), listeners(peer, "peer", [APP]):
+            assert dial(pod, PEER_ELSEWHERE[family], APP).port == 15001
+            assert dial(pod, PEER[family], APP).host == "peer"
+
+
+@backends
+@families
+def test_lists_of_128_entries_work(tmp_path: Path, family: Family, backend: Backend) -> None:
+    """Each entry, the first and the last in a rule too, and none beside them."""
+    ports = [20_000 + 3 * number for number in range(128)]
+    networks = [f"10.78.{number}.0/24" for number in range(64)] + [f"fd78:{number:x}::/64" for number in range(64)]
+    pairs = tuple((port, port) for port in ports)
+    wanted = Redirection(
+        mode="redirect",
+        uid=1337,
+        gid=1337,
+        exclude_inbound_ports=pairs,
+        opaque_outbound_ports=pairs,
+        exclude_outbound_cidrs=tuple(networks),
+    )
+    with network(tmp_path) as net:
+        pod, peer = NetNs(net.pod.holder), NetNs(net.peer.holder)
+        assert net.pod.redirect(wanted, backend).returncode == 0
+        beside = [port + 1 for port in ports]
+        with listeners(pod, "pod", [*ports, 15001, 15003, 15006]), listeners(peer, "peer", [APP]):
+            assert {dial(peer, POD[family], port).port for port in ports} == set(ports)
+            assert {dial(peer, POD[family], port).port for port in beside} == {15006}
+            assert {dial(pod, PEER[family], port).port for port in ports} == {15003}
+            assert {dial(pod, PEER[family], port).port for port in beside} == {15001}
+            assert dial(pod, PEER_ELSEWHERE[family], APP).host == "peer"
