@@ -12,6 +12,7 @@ from tests.apiserver import binaries, control_plane
 from tests.apiserver.account import SYSTEM, Account, sign_in
 from tests.apiserver.cluster import Cluster, Object
 from tests.apiserver.injector import CHECKOUT, MANIFESTS
+from tests.apiserver.processes import eventually
 
 BASE = str(MANIFESTS / "base")
 REGISTRATIONS = (
@@ -26,7 +27,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Confi
     """A control plane of its own, and `manifests/base` in it."""
     capture = pytestconfig.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
-        for program in ("kube-apiserver", "kubectl"):
+        for program in ("kube-apiserver", "kubectl", "kube-controller-manager"):
             binaries.kubernetes(program)
     with control_plane.started(tmp_path_factory.mktemp("installation")) as started:
         started.kubectl("apply", "-k", BASE)
@@ -82,3 +83,13 @@ def test_applying_changed_manifests_keeps_the_trust(cluster: Cluster, registrati
     now = cluster.get(registration)
     assert now["metadata"]["generation"] == former["metadata"]["generation"] + 1
     assert bundles(now) == bundles(former) != {""}
+
+
+def test_the_type_checker_of_kubernetes_finds_nothing_in_a_policy(cluster: Cluster) -> None:
+    def statuses() -> list[Object] | None:
+        found = [it.get("status", {}) for it in cluster.get("validatingadmissionpolicies")["items"]]
+        return found if all("typeChecking" in status for status in found) else None
+
+    with control_plane.controller_manager(cluster, ["validatingadmissionpolicy-status-controller"]):
+        checked = eventually(statuses, "every policy has been checked")
+    assert [status["typeChecking"] for status in checked] == [{}] * len(checked)
