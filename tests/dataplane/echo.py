@@ -1,5 +1,5 @@
 """`python3 echo.py PORT` is an application: on PORT it answers an HTTP request with its head, byte for byte as it
-came; on the next port it says `hello` before it has read anything. A program of its own, like listen.py."""
+came; on the next port it says `hello` before it has read anything."""
 
 import asyncio
 import sys

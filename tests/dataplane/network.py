@@ -3,7 +3,6 @@
 A namespace lives as long as the process that holds it, so a killed test session leaves nothing behind.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tests import needs
 from tests.apiserver.processes import eventually, running
@@ -30,25 +29,6 @@ POD: dict[Family, str] = {"ipv4": "10.77.0.1", "ipv6": "fd77::1"}
 PEER: dict[Family, str] = {"ipv4": "10.77.0.2", "ipv6": "fd77::2"}
 PEER_ELSEWHERE: dict[Family, str] = {"ipv4": "10.78.0.2", "ipv6": "fd78::2"}
 LOOPBACK: dict[Family, str] = {"ipv4": "127.0.0.1", "ipv6": "::1"}
-
-_DIAL = """
-import socket, sys
-with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=5) as connection:
-    sys.stdout.write(connection.makefile().readline())
-"""
-
-_SEND = """
-import socket, sys
-with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=2) as connection:
-    try:
-        connection.sendall(sys.stdin.buffer.read())
-        answer = b""
-        while answer.count(b"\\r\\n\\r\\n") < int(sys.argv[3]) and (came := connection.recv(65536)):
-            answer += came
-    except OSError:
-        pass
-    sys.stdout.buffer.write(answer)
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,38 +50,6 @@ class Namespace:
         """Runs a command inside to its end."""
         environment = {**os.environ, **(env or {})}
         return subprocess.run(self.wrap(*command), env=environment, check=check, text=True, capture_output=True)
-
-    def dial(self, address: str, port: int, *, uid: int = 0, gid: int = 0) -> dict[str, Any]:
-        """What the listener says that answers a connection from here to there."""
-        command = self.wrap(PYTHON, "-I", "-c", _DIAL, address, str(port), uid=uid, gid=gid)
-        said = subprocess.run(command, check=True, text=True, capture_output=True).stdout
-        return dict(json.loads(said))
-
-    @contextmanager
-    def listening(self, name: str, ports: Sequence[int], *, uid: int = 0) -> Iterator[None]:
-        """Listeners on these ports, which say `name`."""
-        with self.serving("listen.py", name, *map(str, ports), ports=ports, uid=uid):
-            yield
-
-    @contextmanager
-    def serving(self, program: str, *arguments: str, ports: Sequence[int], uid: int = 0) -> Iterator[None]:
-        """A program of this folder, once it listens on `ports`."""
-        source = (Path(__file__).parent / program).read_text()
-        command = self.wrap(PYTHON, "-I", "-c", source, *arguments, uid=uid, gid=uid)
-        log = self.folder / f"{program}.log"
-        with running(command, log):
-            eventually(lambda: self.all_open(ports), f"{program} listens, see {log}")
-            yield
-
-    def send(self, address: str, port: int, request: bytes, *, uid: int = 0, blank_lines: int = 99) -> bytes:
-        """What comes back until that many blank lines, until the other side closes, or is silent for two seconds."""
-        command = self.wrap(PYTHON, "-I", "-c", _SEND, address, str(port), str(blank_lines), uid=uid, gid=uid)
-        return subprocess.run(command, input=request, check=True, capture_output=True).stdout
-
-    def all_open(self, ports: Sequence[int]) -> bool:
-        """Whether something listens on each of these ports, for both families."""
-        listening = self.run("ss", "--no-header", "--tcp", "--listening", "--numeric").stdout
-        return all(f"0.0.0.0:{port} " in listening and f"[::]:{port} " in listening for port in ports)
 
     def redirect(
         self, wanted: Redirection, backend: Backend, *arguments: str, shell: Sequence[str] = ()
