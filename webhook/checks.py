@@ -10,7 +10,6 @@ from typing import Any, Literal
 import msgspec
 
 from webhook import pod as pods
-from webhook import probes
 from webhook.annotations import BY_KEY, Annotation
 from webhook.choices import Choices
 from webhook.pod import INJECT_LABEL, INJECTED_LABEL, PREFIX, Container, Pod, SecurityContext
@@ -56,27 +55,21 @@ def foreign_parts(pod: Pod) -> Iterator[str]:
             yield f'volume "{volume.name}": the name belongs to the sidecar; choose another'
 
 
-def port_conflicts(pod: Pod) -> Iterator[str]:
+def port_conflicts(pod: Pod, plan: Plan) -> Iterator[str]:
     for container in pods.all_containers(pod):
         for port in MESH_PORTS.intersection(pods.tcp_ports(container)):
             yield f"container {quote(container.name)}: port {port} is the sidecar's; choose another"
-    for (_, _, kind), container, probe in probes.each(pod):
-        # One of ours, of which it is no longer known what it was.
-        if any(_asks(probe.get(action), PORTS.probes) for action in ("httpGet", "tcpSocket")):
-            yield (
-                f"container {quote(container.name)}: {kind} asks for port {PORTS.probes}, which is the sidecar's; "
-                "ask for the application's own"
-            )
-
-
-def _asks(action: object, port: int) -> bool:
-    return isinstance(action, dict) and action.get("port") == port and not action.get("host")
+    for (_, _, kind), name in plan.astray:
+        yield (
+            f"container {quote(name)}: {kind} asks for port {PORTS.probes}, which is the sidecar's; ask for "
+            "the application's own"
+        )
 
 
 def too_many_probes(plan: Plan) -> Iterator[str]:
-    if len(plan.ports) > MAX_PORTS:
+    if len(plan.paths) > MAX_PORTS:
         yield (
-            f"{len(plan.ports)} ports have TCP probes, and the sidecar can ask for {MAX_PORTS}: use HTTP or gRPC "
+            f"{len(plan.paths)} ports have TCP probes, and the sidecar can ask for {MAX_PORTS}: use HTTP or gRPC "
             f"probes, or list ports in {PREFIX}exclude-inbound-ports"
         )
 
@@ -201,13 +194,13 @@ def _asking(cpu: Quantity | Percent, memory: Quantity | Percent, restart_policy:
 # What may surprise
 
 
-def warnings(pod: Pod, given: tuple[Annotation, ...], choices: Choices) -> Iterator[str]:
+def warnings(pod: Pod, given: tuple[Annotation, ...], choices: Choices, plan: Plan) -> Iterator[str]:
     yield from _unknown_labels(pod)
     yield from _without_effect(given, choices)
     for name in ("exclude-inbound-ports", "opaque-inbound-ports"):
         if (row := BY_KEY[PREFIX + name]) in given:
             yield from _undeclared(row, _own_ports(pod, row), pod)
-    yield from _tcp_probes(pod, choices)
+    yield from _tcp_probes(plan)
     grace = pod.spec.termination_grace_period_seconds
     if choices.drain_seconds > (DEFAULT_GRACE_SECONDS if grace is None else grace):
         yield (
@@ -241,18 +234,16 @@ def _undeclared(row: Annotation, ports: Ports, pod: Pod) -> Iterator[str]:
         yield f"{row.name}: no container declares port {show_ports(undeclared[:3])}{'…' if undeclared[3:] else ''}"
 
 
-def _tcp_probes(pod: Pod, choices: Choices) -> Iterator[str]:
-    for place, container, probe in probes.each(pod):
-        if "tcpSocket" not in probe:
-            continue
-        where = f"container {quote(container.name)}: {place[2]}"
-        match probes.way(container, place, probe, choices):
-            case Way.UNKNOWN_PORT:
-                yield f"{where}: the container declares no such port"
-            case Way.BEFORE_REDIRECTION if place[2] == "livenessProbe":
-                yield f"{where}: beside a classic sidecar, Envoy accepts this connection for the application"
-            case _:
-                pass
+def _tcp_probes(plan: Plan) -> Iterator[str]:
+    for probe in plan.tcp:
+        kind = probe.place[-1]
+        if probe.way is Way.UNKNOWN_PORT:
+            yield f"container {quote(probe.container)}: {kind}: the container declares no such port"
+        elif probe.way is Way.BEFORE_REDIRECTION and kind == "livenessProbe":
+            yield (
+                f"container {quote(probe.container)}: {kind}: beside a classic sidecar, Envoy accepts this connection "
+                "for the application"
+            )
 
 
 def _without_effect(given: tuple[Annotation, ...], choices: Choices) -> Iterator[str]:

@@ -78,15 +78,13 @@ def inject(raw: bytes | msgspec.Raw, level: Level, settings: Settings) -> Outcom
     Raises MalformedReview if it is no Pod.
     """
     pod = pods.decode(raw)
-    return (
-        _inject(pod, pods.decode_whole(raw), level, settings)
-        if pods.is_marked(pod)
-        else inject_plain(pod, level, settings)
-    )
+    if pods.needs_whole(pod):
+        return _inject(pod, pods.decode_whole(raw), level, settings)
+    return inject_plain(pod, level, settings)
 
 
 def inject_plain(pod: Pod, level: Level, settings: Settings) -> Outcome:
-    """The same for a pod that is decoded already, and is not marked as holding parts of ours."""
+    """The same for a pod that is decoded already, and of which no more is needed."""
     key = msgspec.json.encode(pod)
     return _kept(key, level, settings) if len(key) <= MAX_KEPT else _inject(pod, None, level, settings)
 
@@ -98,19 +96,20 @@ def _kept(key: bytes, level: Level, settings: Settings) -> Outcome:
 
 
 def _inject(received: Pod, document: dict[str, Any] | None, level: Level, settings: Settings) -> Outcome:
-    """`document` is the whole pod, if it carries parts of ours."""
-    pod = received if document is None else _authored(document)
+    """`document` is the whole pod, if more is needed than what is read of it."""
+    present = _outline(received) if document is None else document
+    author = _authored(present) if pods.is_marked(received) else present
+    pod = received if author is present else msgspec.convert(author, Pod)
     match policy.decide(pod, level, settings):
         case Inject(choices, given, warnings, planned):
             parts = sidecar.render(choices, pods.service_name(pod), settings, planned)
-            present = _outline(pod) if document is None else document
             operations = [
-                *probes.changes(received, pod, planned),
-                *_operations(parts, pod.spec.containers[0].name, present),
+                *probes.changes(present, author, planned),
+                *_operations(parts, probes.annotation(author, planned), pod.spec.containers[0].name, present),
             ]
             if not operations:
                 return Unchanged(choices, given, warnings)
-            reason: Literal["added", "repaired"] = "added" if document is None else "repaired"
+            reason: Literal["added", "repaired"] = "added" if author is present else "repaired"
             return Injected(reason, msgspec.json.encode(operations), choices, given, warnings)
         case Skip(reason=why, warnings=warnings):
             return _leave(received, why, warnings)
@@ -118,15 +117,14 @@ def _inject(received: Pod, document: dict[str, Any] | None, level: Level, settin
             return Rejected(fault, problems, warnings)
 
 
-def authored(raw: bytes | msgspec.Raw) -> Pod:
-    """The pod in `raw` (JSON) as its author wrote it. Raises MalformedReview if it is no Pod."""
-    pod = pods.decode(raw)
-    return _authored(pods.decode_whole(raw)) if pods.is_marked(pod) else pod
+def authored(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The raw pod as its author wrote it."""
+    marked = pods.VERSION_ANNOTATION in (document["metadata"].get("annotations") or {})
+    return _authored(document) if marked else document
 
 
-def _authored(document: Mapping[str, Any]) -> Pod:
-    kept = document["metadata"]["annotations"].get(pods.PROBES_ANNOTATION)
-    return probes.restore(msgspec.convert(pods.without_parts(document), Pod), kept)
+def _authored(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    return probes.restore(pods.without_parts(document), document["metadata"]["annotations"].get(pods.PROBES_ANNOTATION))
 
 
 def _leave(pod: Pod, reason: SkipReason, warnings: tuple[str, ...]) -> Outcome:
@@ -150,11 +148,16 @@ def _outline(pod: Pod) -> dict[str, Any]:
     }
 
 
-def _operations(parts: Parts, default_container: str, document: Mapping[str, Any]) -> list[patch.Operation]:
-    """What turns `document` into the pod with exactly these parts; nothing, if it is that already."""
+def _operations(
+    parts: Parts, kept: str | None, default_container: str, document: Mapping[str, Any]
+) -> list[patch.Operation]:
+    """What turns `document` into the pod with exactly these parts; nothing, if it is that already.
+
+    `kept` is what the pod keeps of its author's probes.
+    """
     metadata, spec = document["metadata"], document["spec"]
     annotations = metadata.get("annotations")
-    wanted = dict(parts.annotations)
+    wanted: dict[str, str | None] = {**parts.annotations, pods.PROBES_ANNOTATION: kept}
     settle = partial(
         sidecar.settle,
         same_settings=(annotations or {}).get(pods.SETTINGS_ANNOTATION) == wanted[pods.SETTINGS_ANNOTATION],
@@ -164,7 +167,6 @@ def _operations(parts: Parts, default_container: str, document: Mapping[str, Any
     return [
         *patch.set_keys("/metadata/labels", metadata.get("labels"), parts.labels),
         *patch.set_keys("/metadata/annotations", annotations, wanted),
-        *patch.drop_keys("/metadata/annotations", annotations, [key for key in pods.MARKERS if key not in wanted]),
         *patch.arrange(
             "/spec/initContainers",
             spec.get("initContainers"),

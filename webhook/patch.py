@@ -4,7 +4,7 @@ An author's list is never indexed, replaced or reordered: what is ours is insert
 removed where it already stands. (The one exception, his TCP probes, is the business of probes.py.)
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -18,21 +18,15 @@ def _escaped(key: str) -> str:
     return key.replace("~", "~0").replace("/", "~1")
 
 
-def set_keys(path: str, present: Mapping[str, str] | None, wanted: Mapping[str, str]) -> Iterator[Operation]:
-    """Operations that give the map at `path` these keys; an absent map is created once."""
+def set_keys(path: str, present: Mapping[str, str] | None, wanted: Mapping[str, str | None]) -> Iterator[Operation]:
+    """Operations that give the map at `path` these keys, and take away those of None; an absent map is created once."""
     if present is None:
-        yield {"op": "add", "path": path, "value": dict(wanted)}
+        yield {"op": "add", "path": path, "value": {key: value for key, value in wanted.items() if value is not None}}
         return
     for key, value in wanted.items():
         if present.get(key) != value:
-            yield {"op": "add", "path": f"{path}/{_escaped(key)}", "value": value}
-
-
-def drop_keys(path: str, present: Mapping[str, str] | None, unwanted: Iterable[str]) -> Iterator[Operation]:
-    """Operations that take these keys out of the map at `path`."""
-    for key in unwanted:
-        if key in (present or ()):
-            yield {"op": "remove", "path": f"{path}/{_escaped(key)}"}
+            where = f"{path}/{_escaped(key)}"
+            yield {"op": "remove", "path": where} if value is None else {"op": "add", "path": where, "value": value}
 
 
 def arrange(

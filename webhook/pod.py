@@ -86,6 +86,19 @@ class VolumeMount(_Read, frozen=True):
     name: str
 
 
+class Action(_Read, frozen=True):
+    """`tcpSocket` or `httpGet` of a probe: the fields of both."""
+
+    port: int | str = 0
+    host: str = ""
+
+
+class Probe(_Read, frozen=True):
+    tcp_socket: Action | None = None
+    http_get: Action | None = None
+    timeout_seconds: int = 1
+
+
 class Container(_Read, frozen=True):
     name: str
     ports: list[ContainerPort] | None = None
@@ -93,11 +106,9 @@ class Container(_Read, frozen=True):
     security_context: SecurityContext | None = None
     volume_mounts: list[VolumeMount] | None = None
     restart_policy: str | None = None
-    # Whole: a probe that is rewritten keeps what is not read of it.
-    startup_probe: dict[str, Any] | None = None
-    readiness_probe: dict[str, Any] | None = None
-    liveness_probe: dict[str, Any] | None = None
-    lifecycle: dict[str, Any] | None = None
+    startup_probe: Probe | None = None
+    readiness_probe: Probe | None = None
+    liveness_probe: Probe | None = None
 
 
 class Volume(_Read, frozen=True):
@@ -179,6 +190,18 @@ def all_containers(pod: Pod) -> Iterator[Container]:
 def is_marked(pod: Pod) -> bool:
     """Whether the pod says that it holds parts of ours."""
     return VERSION_ANNOTATION in pod.annotations
+
+
+def needs_whole(pod: Pod) -> bool:
+    """Whether more must be known of the pod than the fields above: parts of ours, or of a probe that is rewritten."""
+    if is_marked(pod):
+        return True
+    for containers in (pod.spec.init_containers, pod.spec.given_containers):
+        for container in containers or ():
+            for probe in (container.startup_probe, container.readiness_probe, container.liveness_probe):
+                if probe is not None and probe.tcp_socket is not None:
+                    return True
+    return False
 
 
 def without_parts(document: Mapping[str, Any]) -> dict[str, Any]:

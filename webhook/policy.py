@@ -155,7 +155,7 @@ def _inject(pod: Pod, level: Level, settings: Settings) -> Inject | Reject:
         (RejectReason.BAD_ANNOTATION, checks.combination(parsed.choices)),
         (RejectReason.POD_SECURITY, checks.pod_security(parsed.choices, level)),
         (RejectReason.FOREIGN_PARTS, checks.foreign_parts(pod)),
-        (RejectReason.CONFLICT, checks.port_conflicts(pod)),
+        (RejectReason.CONFLICT, checks.port_conflicts(pod, planned)),
         (RejectReason.TOO_MANY_PROBES, checks.too_many_probes(planned)),
     )
     for reason, sentences in found:
@@ -168,7 +168,7 @@ def _inject(pod: Pod, level: Level, settings: Settings) -> Inject | Reject:
     problems = problems or tuple(checks.beyond_pod_resources(choices, pod, settings))
     if problems:
         return Reject(RejectReason.RESOURCES, problems, unknown)
-    told = (*unknown, *conflicts, *checks.warnings(pod, parsed.given, choices))
+    told = (*unknown, *conflicts, *checks.warnings(pod, parsed.given, choices, planned))
     return Inject(choices, parsed.given, told, planned)
 
 

@@ -7,7 +7,7 @@ which Envoy connects to the application's port; all else in it stays, and what i
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import astuple, dataclass
 from enum import StrEnum
@@ -17,21 +17,17 @@ import msgspec
 
 from webhook.choices import Choices
 from webhook.patch import Operation
-from webhook.pod import CONTAINERS, Container, Pod
+from webhook.pod import CONTAINERS, Action, Container, Pod, Probe
 from webhook.settings import PORTS
 
-Probe = Mapping[str, Any]
+Document = Mapping[str, Any]
 Kind = Literal["startupProbe", "readinessProbe", "livenessProbe"]
 Place = tuple[str, int, Kind]  # the list, the container's index in it, less ours, and which of its probes
 
+KINDS: tuple[Kind, ...] = ("startupProbe", "readinessProbe", "livenessProbe")
+LISTS = ("initContainers", "containers")
 MESH_PORTS = frozenset(astuple(PORTS)) - {PORTS.xds}  # the control plane listens there, no sidecar
 MAX_PORTS = 64  # each is a cluster of Envoy's; its configuration is one argument, which Linux ends at 128 KiB
-FIELDS: Mapping[Kind, str] = {
-    "startupProbe": "startup_probe",
-    "readinessProbe": "readiness_probe",
-    "livenessProbe": "liveness_probe",
-}
-_ACTIONS = ("exec", "httpGet", "tcpSocket", "grpc")
 _PATH = re.compile(r"/tcp/[0-9]+", re.ASCII)
 _KEPT = msgspec.json.Decoder(dict[str, dict[str, Any]])
 
@@ -52,85 +48,85 @@ class Way(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """The probes that are rewritten: what each becomes, and for Envoy the ports that they ask for."""
+class Tcp:
+    """A TCP probe, and how it is to get to the port that it asks for."""
 
-    rewritten: Mapping[Place, Probe]
-    originals: Mapping[str, Mapping[Kind, Any]]  # by container: what stood under `tcpSocket`
-    ports: tuple[int, ...] = ()
-    timeout_seconds: int = 1
+    place: Place
+    container: str
+    port: int
+    timeout_seconds: int
+    way: Way
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to become of a pod's TCP probes. `astray` are probes that ask for the sidecar's port by themselves."""
+
+    tcp: tuple[Tcp, ...] = ()
+    astray: tuple[tuple[Place, str], ...] = ()
 
     @property
-    def annotation(self) -> str:
-        """The originals, as the pod keeps them."""
-        return msgspec.json.encode(self.originals).decode()
+    def asked(self) -> dict[Place, int]:
+        """The port of each probe that is asked of the sidecar."""
+        return {each.place: each.port for each in self.tcp if each.way is Way.ASKED_OF_SIDECAR}
 
     @property
     def paths(self) -> dict[str, int]:
-        """The port behind each path."""
-        return {_path(port): port for port in self.ports}
+        """The port behind each path that the sidecar is asked for."""
+        return {_path(port): port for port in sorted(set(self.asked.values()))}
+
+    @property
+    def timeout_seconds(self) -> int:
+        """How long the most patient of them waits."""
+        return max((each.timeout_seconds for each in self.tcp), default=1)
 
 
-NOTHING = Plan({}, {})
+NOTHING = Plan()
 
 
 def plan(pod: Pod, choices: Choices) -> Plan:
     """What becomes of the probes of `pod`, without parts of ours and with the probes that its author wrote."""
-    found = [
-        (place, container, probe)
-        for place, container, probe in each(pod)
-        if "tcpSocket" in probe and way(container, place, probe, choices) is Way.ASKED_OF_SIDECAR
-    ]
-    if not found:
-        return NOTHING
-    rewritten, ports, originals = {}, set(), dict[str, dict[Kind, Any]]()
-    for place, container, probe in found:
-        port = _port(container, probe["tcpSocket"])
-        assert port is not None  # nothing is asked of the sidecar otherwise
-        rewritten[place] = _exchanged(probe, "tcpSocket", "httpGet", _question(port))
-        originals.setdefault(container.name, {})[place[2]] = probe["tcpSocket"]
-        ports.add(port)
-    return Plan(rewritten, originals, tuple(sorted(ports)), max(_timeout(probe) for _, _, probe in found))
+    tcp: list[Tcp] = []
+    astray: list[tuple[Place, str]] = []
+    for place, container, probe in each(pod):
+        action = probe.tcp_socket or probe.http_get
+        if action is not None and action.port == PORTS.probes and not action.host:
+            astray.append((place, container.name))
+        if probe.tcp_socket is not None:
+            port, early = _number(container, probe.tcp_socket.port), _is_early(place, choices)
+            found = way("tcpSocket", probe.tcp_socket.host, port, choices, early=early)
+            # The API server refuses other timeouts; an hour is as good as for ever.
+            tcp.append(Tcp(place, container.name, port, min(max(probe.timeout_seconds, 1), 3600), found))
+    return Plan(tuple(tcp), tuple(astray)) if tcp or astray else NOTHING
 
 
 def each(pod: Pod) -> Iterator[tuple[Place, Container, Probe]]:
     """Every probe of the pod."""
-    for name, containers in (("initContainers", pod.init_containers), ("containers", pod.spec.containers)):
-        for index, container in enumerate(containers):
-            for kind, field in FIELDS.items():
-                probe = getattr(container, field)
-                if probe is not None:
-                    yield (name, index, kind), container, probe
+    for name, containers in (("initContainers", pod.spec.init_containers), ("containers", pod.spec.containers)):
+        for index, container in enumerate(containers or ()):
+            if (probe := container.startup_probe) is not None:
+                yield (name, index, "startupProbe"), container, probe
+            if (probe := container.readiness_probe) is not None:
+                yield (name, index, "readinessProbe"), container, probe
+            if (probe := container.liveness_probe) is not None:
+                yield (name, index, "livenessProbe"), container, probe
 
 
-def way(container: Container, place: Place, probe: Probe, choices: Choices) -> Way:
-    """How this probe gets to what it asks."""
-    return _way(container, probe, choices, early=_is_early(place, choices))
-
-
-def hook_way(container: Container, hook: Probe, choices: Choices) -> Way:
-    """The same of a lifecycle hook."""
-    return Way.IGNORED if "tcpSocket" in hook else _way(container, hook, choices, early=False)
-
-
-def _way(container: Container, probe: Probe, choices: Choices, *, early: bool) -> Way:
-    match [name for name in _ACTIONS if probe.get(name) is not None]:
-        case [name] if isinstance(action := probe[name], dict) and name != "exec":
-            pass
-        case _:
-            return Way.INSIDE
-    port = _port(container, action)
-    if action.get("host"):
+def way(action: str, host: str, port: int, choices: Choices, *, early: bool = False) -> Way:
+    """How a probe with this action gets to `port` of `host`; the pod is the host of ""; 0 is no port."""
+    if action not in ("httpGet", "tcpSocket", "grpc"):
+        return Way.INSIDE
+    if host:
         return Way.ELSEWHERE
     if choices.mode == "none":
         return Way.NO_REDIRECTION
-    if port is None:
+    if port == 0:
         return Way.UNKNOWN_PORT
     if port in MESH_PORTS:
         return Way.OF_SIDECAR
     if any(first <= port <= last for first, last in choices.exclude_inbound_ports):
         return Way.EXCLUDED
-    if name != "tcpSocket":
+    if action != "tcpSocket":
         return Way.THROUGH_ENVOY
     return Way.BEFORE_REDIRECTION if early else Way.ASKED_OF_SIDECAR
 
@@ -141,102 +137,95 @@ def _is_early(place: Place, choices: Choices) -> bool:
     return choices.form == "classic" and name == "initContainers" and kind != "readinessProbe"
 
 
-def _port(container: Container, action: Probe) -> int | None:
-    """The number of the port; a name is one that the container declares, as for the kubelet."""
-    match action.get("port"):
-        case str(name):
-            port = next((port.container_port for port in container.ports or () if port.name == name), 0)
-        case int(port) if not isinstance(port, bool):
-            pass
-        case _:
-            return None
-    return port if 1 <= port <= 65535 else None
+def _number(container: Container, port: int | str) -> int:
+    """The number of a port, or 0; a name is one that the container declares, as for the kubelet."""
+    if isinstance(port, str):
+        port = next((declared.container_port for declared in container.ports or () if declared.name == port), 0)
+    return port if 1 <= port <= 65535 else 0
 
 
-def _timeout(probe: Probe) -> int:
-    """Seconds; what is no such number the API server refuses."""
-    seconds = probe.get("timeoutSeconds")
-    return min(max(seconds, 1), 3600) if isinstance(seconds, int) else 1
+# From what the author wrote to what is asked of the sidecar
 
 
 def _path(port: int) -> str:
     return f"/tcp/{port}"
 
 
-def _question(port: int) -> Probe:
+def _question(port: int) -> Document:
     return {"path": _path(port), "port": PORTS.probes, "scheme": "HTTP"}
 
 
-def _exchanged(probe: Probe, old: str, new: str, action: object) -> Probe:
+def _exchanged(probe: Document, old: str, new: str, action: object) -> Document:
     """The probe with another action, and whatever else it says."""
     return {new: action, **{key: value for key, value in probe.items() if key not in (old, new)}}
 
 
-# Back to what the author wrote
+def annotation(authored: Document, planned: Plan) -> str | None:
+    """What the pod keeps of the probes that are rewritten: what stood under `tcpSocket`, by container and kind."""
+    originals: dict[str, dict[Kind, Any]] = {}
+    for name, index, kind in planned.asked:
+        container = authored["spec"][name][index]
+        originals.setdefault(container["name"], {})[kind] = container[kind]["tcpSocket"]
+    return msgspec.json.encode(originals).decode() if originals else None
 
 
-def restore(pod: Pod, annotation: str | None) -> Pod:
-    """`pod`, without parts of ours, with every probe that we rewrote as it was before.
-
-    The annotation may be anybody's: it counts only where the probe is what we make of what it says. So it can bring
-    about nothing but a TCP probe of the pod itself, which its author might as well have written.
-    """
-    kept: Mapping[str, Mapping[str, Any]] = {}
-    with suppress(msgspec.DecodeError, RecursionError):
-        kept = _KEPT.decode(annotation or "{}")
-    if not kept:
-        return pod
-
-    def restored(containers: Iterable[Container]) -> list[Container]:
-        return [_restored(one, kept[one.name]) if one.name in kept else one for one in containers]
-
-    spec = msgspec.structs.replace(
-        pod.spec,
-        given_containers=restored(pod.spec.containers),
-        init_containers=restored(pod.init_containers),
-    )
-    return msgspec.structs.replace(pod, spec=spec)
-
-
-def _restored(container: Container, originals: Mapping[str, Any]) -> Container:
-    changed = {}
-    for kind, field in FIELDS.items():
-        probe, original = getattr(container, field), originals.get(kind)
-        if probe is not None and _stands_for(probe, original):
-            changed[field] = _exchanged(probe, "httpGet", "tcpSocket", original)
-    return msgspec.structs.replace(container, **changed)
-
-
-def _stands_for(probe: Probe, original: object) -> bool:
-    """Whether `probe` is what became of `original`, whatever number its name had then."""
-    if not isinstance(original, dict) or original.get("host") or "tcpSocket" in probe:
-        return False
-    match original.get("port"), probe.get("httpGet"):
-        case int(port), action:
-            return action == _question(port)
-        case str(), {"path": str(path), **rest}:
-            return _PATH.fullmatch(path) is not None and rest == {"port": PORTS.probes, "scheme": "HTTP"}
-        case _:
-            return False
-
-
-def changes(received: Pod, authored: Pod, planned: Plan) -> Iterator[Operation]:
-    """Operations that make the probes of `received` what is planned for those of `authored`.
+def changes(present: Document, authored: Document, planned: Plan) -> Iterator[Operation]:
+    """Operations that make the probes of the pod `present` what is planned for those of `authored`.
 
     The only ones that touch what is not ours, by its index in the pod as it came: so they precede all others.
     """
-    if received is authored and not planned.rewritten:
+    asked = planned.asked
+    if present is authored and not asked:
         return
-    for name, present, written in (
-        ("initContainers", received.init_containers, authored.init_containers),
-        ("containers", received.spec.containers, authored.spec.containers),
-    ):
-        theirs = [(index, one) for index, one in enumerate(present) if one.name not in CONTAINERS]
-        for place, ((index, container), author) in enumerate(zip(theirs, written, strict=True)):
-            for kind, field in FIELDS.items():
-                probe = getattr(container, field)
-                wanted = planned.rewritten.get((name, place, kind), getattr(author, field))
-                if probe != wanted:
+    for name in LISTS:
+        theirs = [item for item in enumerate(present["spec"].get(name) or ()) if item[1]["name"] not in CONTAINERS]
+        for place, (index, container) in enumerate(theirs):
+            author = authored["spec"][name][place]
+            for kind in KINDS:
+                port, wanted = asked.get((name, place, kind)), author.get(kind)
+                if port is not None:
+                    wanted = _exchanged(wanted, "tcpSocket", "httpGet", _question(port))
+                if container.get(kind) != wanted:
                     path = f"/spec/{name}/{index}/{kind}"
-                    yield {"op": "test", "path": path, "value": probe}
+                    yield {"op": "test", "path": path, "value": container[kind]}
                     yield {"op": "replace", "path": path, "value": wanted}
+
+
+# And back
+
+
+def restore(document: Document, kept: str | None) -> Document:
+    """The raw pod, without parts of ours, with every probe that we rewrote as it was before.
+
+    `kept` is the annotation, and may be anybody's: it counts only where the probe is what we make of what it says. So
+    it can bring about nothing but a TCP probe of the pod itself, which its author might as well have written.
+    """
+    originals: Mapping[str, Mapping[str, Any]] = {}
+    with suppress(msgspec.DecodeError, RecursionError):
+        originals = _KEPT.decode(kept or "{}")
+    spec = document["spec"]
+    restored = {name: [_restored(one, originals.get(one["name"], {})) for one in spec[name]] for name in LISTS}
+    return {**document, "spec": {**spec, **restored}} if originals else document
+
+
+def _restored(container: Document, originals: Mapping[str, Any]) -> Document:
+    changed: dict[str, Document] = {
+        kind: _exchanged(container[kind], "httpGet", "tcpSocket", originals[kind])
+        for kind in KINDS
+        if kind in originals and _stands_for(container.get(kind), originals[kind])
+    }
+    return {**container, **changed}
+
+
+def _stands_for(probe: Any, original: object) -> bool:
+    """Whether `probe` is what became of `original`, whatever number its name had then."""
+    try:
+        written = msgspec.convert(original, Action)
+    except msgspec.ValidationError:
+        return False
+    match probe:
+        case {"httpGet": {"path": str(path), **rest}} if "tcpSocket" not in probe and not written.host:
+            paths = _path(written.port) if isinstance(written.port, int) else _PATH
+            return re.fullmatch(paths, path) is not None and rest == {"port": PORTS.probes, "scheme": "HTTP"}
+        case _:
+            return False

@@ -14,7 +14,7 @@ import msgspec
 
 from webhook.errors import MalformedReview
 from webhook.injection import Injected, Outcome, Rejected, Skipped, Unchanged
-from webhook.pod import Pod, is_marked
+from webhook.pod import Pod, needs_whole
 
 API_VERSION = "admission.k8s.io/v1"
 MAX_UID = 253  # characters; the API server sends a UUID
@@ -62,7 +62,7 @@ class _AdmissionReview(msgspec.Struct, Generic[_R], frozen=True, rename="camel",
 class Review(msgspec.Struct, frozen=True, gc=False):
     """One admission request.
 
-    `object` is the raw JSON, or None where there is none (DELETE); or `pod` is a pod without parts of ours.
+    `object` is the raw JSON, or None where there is none (DELETE); or `pod` is a pod of which no more is needed.
     """
 
     uid: str
@@ -102,13 +102,13 @@ def parse(body: bytes) -> Review:
 
 
 def parse_pod(body: bytes) -> Review:
-    """The same, with the pod in it, in one pass over the bytes: nearly all that comes is a pod without parts of ours.
+    """The same, with the pod in it, in one pass over the bytes: of nearly all that comes no more is needed.
 
     Anything else is as `parse` has it. Raises MalformedReview.
     """
     with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         review = _POD.decode(body)
-        if not is_marked(review.request.object):
+        if not needs_whole(review.request.object):
             return _review(review, pod=review.request.object)
     return parse(body)
 

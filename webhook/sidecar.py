@@ -19,7 +19,6 @@ from webhook.pod import (
     INIT,
     INJECTED_LABEL,
     NO_TOKEN_VOLUME,
-    PROBES_ANNOTATION,
     RUN_VOLUME,
     SETTINGS_ANNOTATION,
     SIDECAR,
@@ -50,7 +49,7 @@ class Parts:
 
 
 def render(choices: Choices, service: str, settings: Settings, probes: Plan = NOTHING) -> Parts:
-    """The parts for a pod of `service` that gets `choices`, and of whose probes the sidecar takes over these."""
+    """The parts for a pod of `service` that gets `choices`, and whose TCP probes are asked of it as planned."""
     envoy = _envoy(choices, service, settings, probes)
     init = (_init(choices, settings),) if choices.mode != "none" else ()
     native = choices.form == "native"
@@ -64,7 +63,6 @@ def render(choices: Choices, service: str, settings: Settings, probes: Plan = NO
             VERSION_ANNOTATION: __version__,
             SETTINGS_ANNOTATION: settings.hash,
             BOOTSTRAP_ANNOTATION: bootstrap.content_hash(settings.bootstrap),
-            **({PROBES_ANNOTATION: probes.annotation} if probes.ports else {}),
         },
     )
 
@@ -181,6 +179,8 @@ def _envoy(choices: Choices, service: str, settings: Settings, probes: Plan) -> 
         "volumeMounts": _ENVOY_MOUNTS,
         **({"restartPolicy": "Always"} if native else {}),
     }
+
+
 def _classic_end(seconds: int) -> Document:
     """A classic sidecar is told to end when the application is: it drains, and stays that long."""
     end = f"{BUSYBOX} wget -q -O /dev/null http://127.0.0.1:{PORTS.ready}/drain; {BUSYBOX} sleep {seconds}"
@@ -193,8 +193,6 @@ def _trace_resource(service: str, settings: Settings) -> list[Document]:
         return []
     named = f"service.name={service},k8s.namespace.name=$(POD_NAMESPACE),k8s.pod.name=$(POD_NAME)"
     return [{"name": "OTEL_RESOURCE_ATTRIBUTES", "value": named}]
-
-
 
 
 def _arguments(choices: Choices, service: str, settings: Settings, probes: Plan) -> list[str]:

@@ -211,6 +211,7 @@ FORGED = [
     '{"app": {"readinessProbe": {"port": 22}}}',
     '{"app": {"readinessProbe": {"port": true}}}',
     '{"app": {"readinessProbe": {"port": 3306, "host": "10.0.0.1"}}}',
+    '{"app": {"readinessProbe": {"port": 3306, "host": 1}}}',
     '{"app": {"livenessProbe": {"port": 3306}}}',
     '{"other": {"readinessProbe": {"port": 3306}}}',
 ]
