@@ -1,0 +1,120 @@
+"""The delta conversation with one proxy, without I/O: requests in, responses out, in the order that breaks nothing.
+
+Make before break: what is new goes out as clusters, endpoints, listeners, routes; the latter two wait until the proxy
+has accepted the clusters, which Envoy does when they are warm. What is gone goes out in reverse: endpoints and clusters
+stay until nothing unanswered could still name them, and REMOVAL_SECONDS more for requests that are under way.
+"""
+
+from collections.abc import Callable
+
+from controlplane.xds.cache import Cache
+from controlplane.xds.snapshot import Caller, Kind
+from controlplane.xds.topic import Asked, Received, Topic
+from controlplane.xds.wire import Request, Response
+
+PATIENCE_SECONDS = 30.0  # for an answer; Envoy gives up on a cold cluster after 15 s at most
+REMOVAL_SECONDS = 2.0
+
+_ORDER = (Kind.CLUSTER, Kind.ENDPOINTS, Kind.LISTENER, Kind.ROUTES)
+_NAMING = (Kind.LISTENER, Kind.ROUTES)  # these name clusters
+_NAMED = (Kind.ENDPOINTS, Kind.CLUSTER)  # in the order of their removal
+_WILD = (Kind.CLUSTER, Kind.LISTENER)  # the types of which Envoy asks for all that concerns it
+
+
+class Conversation:
+    """One stream. `caller` says whose proxy it is, and may say it differently once the wildcard has changed; `wake` is
+    called when `respond` may have something to say. Times are in seconds, of any monotonic clock.
+    """
+
+    def __init__(self, cache: Cache, caller: Callable[[], Caller], wake: Callable[[], None]) -> None:
+        self._cache, self._caller, self._wake = cache, caller, wake
+        self.topics: dict[Kind, Topic] = {}
+        self._warming: set[str] = set()  # clusters that were sent before endpoints were first asked for
+        self._settled_at: float | None = None  # since when nothing unanswered names a cluster
+        self.alarm: float | None = None  # when `respond` is to be asked even if nothing happens
+
+    def receive(self, request: Request, now: float) -> Received:
+        """Takes a request in. Raises ConversationError."""
+        kind = request.kind
+        if kind is None:
+            return Asked(None)
+        topic = self.topics.get(kind)
+        if topic is None:
+            topic = self.topics[kind] = Topic(kind, self._cache, self, self._caller, kind in _WILD)
+            topic.open(request, self._warming if kind is Kind.ENDPOINTS else frozenset())
+            return Asked(kind)
+        received = topic.answer(request, now) if request.nonce else Asked(kind)
+        topic.change(request)
+        return received
+
+    def notice(self, kind: Kind, name: str) -> None:
+        """The cache has something new of that name."""
+        self.topics[kind].notice(name)
+        self._wake()
+
+    def end(self) -> None:
+        """The stream is over: nothing is noticed any more."""
+        for topic in self.topics.values():
+            topic.close()
+        self.topics = {}
+
+    def respond(self, now: float) -> Response | None:
+        """What the proxy is to be told next, if anything. To be asked again until it is None."""
+        self._lose_patience(now)
+        response = self._tell(now) or self._take_away(now)
+        self.alarm = None if response else self._next_alarm()
+        return response
+
+    def _lose_patience(self, now: float) -> None:
+        for topic in self.topics.values():
+            if topic.flight and now >= topic.flight.since + PATIENCE_SECONDS:
+                topic.land()
+
+    def _tell(self, now: float) -> Response | None:
+        for kind in _ORDER:
+            topic = self.topics.get(kind)
+            if topic is None or topic.flight or (kind in _NAMING and self._is_warming()):
+                continue
+            if (response := topic.tell(now)) is not None:
+                if kind is Kind.CLUSTER:
+                    self._warm({resource.name for resource in response.resources})
+                return response
+        return None
+
+    def _is_warming(self) -> bool:
+        clusters = self.topics.get(Kind.CLUSTER)
+        return clusters is not None and clusters.flight is not None
+
+    def _warm(self, clusters: set[str]) -> None:
+        """A changed cluster of Envoy's waits for its endpoints, of the same name, although the old one had them."""
+        if Kind.ENDPOINTS in self.topics:
+            self.topics[Kind.ENDPOINTS].repeat(clusters)
+        else:
+            self._warming |= clusters
+
+    def _take_away(self, now: float) -> Response | None:
+        naming = [topic for kind in _NAMING if (topic := self.topics.get(kind))]
+        if any(topic.flight or topic.waits for topic in naming):
+            self._settled_at = None
+            return None
+        if self._settled_at is None:
+            self._settled_at = now
+        for topic in self._leaving():
+            if topic.flight is None and now >= self._removal(topic, self._settled_at):
+                return topic.take_away(now)
+        return None
+
+    def _leaving(self) -> list[Topic]:
+        return [topic for kind in _NAMED if (topic := self.topics.get(kind)) and topic.leaving]
+
+    def _removal(self, topic: Topic, settled_at: float) -> float:
+        return max(settled_at, topic.left_at) + REMOVAL_SECONDS
+
+    def _next_alarm(self) -> float | None:
+        """Of an answer that does not come, only if something waits for it."""
+        topics, times = self.topics.values(), []
+        if self._settled_at is not None:
+            times += [self._removal(topic, self._settled_at) for topic in self._leaving() if not topic.flight]
+        if any(topic.waits or topic.leaving for topic in topics):
+            times += [topic.flight.since + PATIENCE_SECONDS for topic in topics if topic.flight]
+        return min(times, default=None)

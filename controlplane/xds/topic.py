@@ -1,0 +1,296 @@
+"""The delta conversation about one type: what a proxy asked for, what it has, what it took and what it threw back.
+
+At most one response is unanswered. Until the answer comes, what changes is only remembered as a name to look at, so a
+slow proxy skips what lies between, and one that never answers costs nothing more.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Sequence, Set
+from dataclasses import dataclass, field
+from typing import Literal
+
+from controlplane.xds.cache import Cache, Subscriber
+from controlplane.xds.snapshot import WILDCARD, Caller, Kind, Resource
+from controlplane.xds.wire import Request, Response, size
+
+MAX_NAMES = 20_000  # of one type and proxy: 10,000 ports of Services, and room
+MAX_NAME = 1024  # characters
+MAX_BYTES = 2 << 20  # of resources in one response, unless a single one is larger
+ABSENT = ""  # in the place of a version: the proxy was told that there is none
+
+
+class ConversationError(Exception):
+    """The proxy asks for more than a proxy needs: its stream is to be ended. `reason` is of a closed set."""
+
+    def __init__(self, reason: Literal["too_many_names", "name_too_long"], message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+# What a request turned out to be
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """It changes what the proxy subscribes to, and nothing else; None: of a type that we do not serve."""
+
+    kind: Kind | None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The response is in effect, `seconds` after it was given out."""
+
+    kind: Kind
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The proxy keeps what it had. Of several `names`, halves are tried apart, down to one that is at fault alone:
+    that is not sent again before it changes.
+    """
+
+    kind: Kind
+    names: tuple[str, ...]
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """It answers no response that waits for an answer."""
+
+    kind: Kind
+
+
+Received = Asked | Accepted | Rejected | Stale
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A response that is not answered yet, given out at `since`."""
+
+    nonce: str
+    since: float
+    versions: dict[str, str]
+
+
+@dataclass(slots=True, eq=False)
+class Topic:
+    """One type of one stream. What is in `held` is what the cache tells `subscriber` of."""
+
+    kind: Kind
+    cache: Cache
+    subscriber: Subscriber
+    caller: Callable[[], Caller]
+    wildcards: bool  # whether a proxy can subscribe to all that concerns it
+    flight: Flight | None = None
+    held: dict[str, str | None] = field(default_factory=dict)  # name -> its version there; None: to be told in any case
+    rejected: dict[str, str] = field(default_factory=dict)  # name -> a version that the proxy does not take
+    leaving: set[str] = field(default_factory=set)  # gone, but not to be taken away before `take_away`
+    left_at: float = 0.0  # when a name joined these
+    _nonce: int = 0
+    _names: set[str] = field(default_factory=set)  # subscribed by name
+    _wild: frozenset[str] | None = None  # what the wildcard holds; None: not subscribed to
+    _due: set[str] = field(default_factory=set)  # to be looked at
+    _trials: list[tuple[str, ...]] = field(default_factory=list)  # to be sent apart from others
+    _refresh: bool = False  # the wildcard may hold other names
+    _silent: bool = False  # the wildcard has had no answer yet, and gets one even if it holds nothing
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is something to look at."""
+        return bool(self._due or self._trials or self._refresh or self._silent)
+
+    # In
+
+    def open(self, request: Request, warming: Set[str]) -> None:
+        """Takes the first request in, which says what the proxy has; but what is `warming` it needs all the same.
+
+        Raises ConversationError, as `change` does.
+        """
+        _check(request, 0)
+        known = request.versions.keys() - warming
+        for name in known:
+            self._expect(name, request.versions[name])
+        if not request.subscribe and self.wildcards:
+            self._subscribe_to_all()
+        self._subscribe(request.subscribe, known)
+
+    def change(self, request: Request) -> None:
+        """Takes the subscriptions of a later request in."""
+        _check(request, len(self._names))
+        self._unsubscribe(request.unsubscribe)
+        self._subscribe(request.subscribe, frozenset())
+
+    def answer(self, request: Request, now: float) -> Accepted | Rejected | Stale:
+        """Takes the answer in that a request holds."""
+        flight = self.flight
+        if flight is None or flight.nonce != request.nonce:
+            return Stale(self.kind)
+        if request.error is None:
+            self.land()
+            return Accepted(self.kind, now - flight.since)
+        self.flight = None
+        names = tuple(name for name in flight.versions if name in self.held)
+        if len(names) == 1:
+            self.rejected[names[0]] = flight.versions[names[0]]  # it counts as held: only another version is sent
+        elif names:
+            middle = len(names) // 2
+            self._trials += [names[middle:], names[:middle]]
+            self.held.update(dict.fromkeys(names))
+        return Rejected(self.kind, names, request.error)
+
+    def land(self) -> None:
+        """The response counts as accepted."""
+        flight, self.flight = self.flight, None
+        for name, version in flight.versions.items() if flight else ():
+            if version == ABSENT and not self._wants(name):
+                self._forget(name)
+
+    def notice(self, name: str) -> None:
+        """The cache has something new of that name."""
+        if name == WILDCARD:
+            self._refresh = True
+        else:
+            self._due.add(name)
+
+    def repeat(self, names: Iterable[str]) -> None:
+        """Those of them that it subscribes to, the proxy needs once more."""
+        for name in self._names.intersection(names):
+            self._expect(name, None)
+
+    def close(self) -> None:
+        """The stream is over."""
+        for name in (WILDCARD, *self.held):
+            self.cache.unsubscribe(self.subscriber, self.kind, name)
+
+    def _subscribe(self, names: Iterable[str], known: Set[str]) -> None:
+        for name in names:
+            if name == WILDCARD:
+                self._subscribe_to_all()
+                continue
+            self._names.add(sys.intern(name))
+            if name not in known:
+                self._expect(name, None)
+
+    def _subscribe_to_all(self) -> None:
+        if self._wild is None:
+            self._wild = frozenset()
+            self.cache.subscribe(self.subscriber, self.kind, WILDCARD)
+        for name in self._wild:
+            self._expect(name, None)
+        self._refresh = self._silent = True
+
+    def _unsubscribe(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name == WILDCARD:
+                self._unsubscribe_from_all()
+            elif name in self._names:
+                self._names.discard(name)
+                if self._wild is None:
+                    self._forget(name)
+                else:  # the proxy may have dropped what its wildcard holds as well, or not: it is told again
+                    self._expect(name, None)
+
+    def _unsubscribe_from_all(self) -> None:
+        self._wild = None
+        self._refresh = self._silent = False
+        self.cache.unsubscribe(self.subscriber, self.kind, WILDCARD)
+        for name in self.held.keys() - self._names:
+            self._forget(name)
+
+    def _expect(self, name: str, version: str | None) -> None:
+        """The proxy is to know of that name, and has that version."""
+        name = sys.intern(name)  # one text for all streams
+        if name not in self.held:
+            self.cache.subscribe(self.subscriber, self.kind, name)
+        self.held[name] = version
+        self._due.add(name)
+
+    def _forget(self, name: str) -> None:
+        self.held.pop(name, None)
+        self.rejected.pop(name, None)
+        self._due.discard(name)
+        self.leaving.discard(name)
+        self.cache.unsubscribe(self.subscriber, self.kind, name)
+
+    # Out
+
+    def tell(self, now: float) -> Response | None:
+        """What the proxy does not know yet, if anything. Not while a response is unanswered."""
+        if self._refresh:
+            self._look()
+        while self._trials:
+            if (response := self._differences(self._trials.pop(), now)) is not None:
+                return response
+        if self._due and (response := self._differences(tuple(self._due), now)) is not None:
+            return response
+        return self._send([], [], now) if self._silent else None
+
+    def take_away(self, now: float) -> Response:
+        """Tells that what is `leaving` is gone."""
+        names, self.leaving = sorted(self.leaving), set()
+        return self._send([], names, now)
+
+    def _look(self) -> None:
+        """At what the wildcard holds now."""
+        self._refresh = False
+        former, self._wild = self._wild or frozenset(), frozenset()
+        if self.wildcards:
+            self._wild = self.cache.wildcard(self.kind, self.caller())
+        self._due |= former ^ self._wild
+        for name in self._wild - self.held.keys():
+            self._expect(name, None)
+
+    def _differences(self, names: Sequence[str], now: float) -> Response | None:
+        self._due.difference_update(names)
+        resources: list[Resource] = []
+        absent: list[str] = []
+        room = MAX_BYTES
+        for name in names:
+            if name not in self.held:
+                continue
+            resource = self.cache.get(self.kind, name) if self._wants(name) else None
+            if resource is None:
+                self._miss(name, absent, now)
+                continue
+            self.leaving.discard(name)
+            if resource.version == self.held[name]:
+                continue
+            room -= size(resource)
+            if room < 0 and resources:
+                self._due.add(name)
+            else:
+                resources.append(resource)
+        return self._send(resources, absent, now) if resources or absent else None
+
+    def _wants(self, name: str) -> bool:
+        return name in self._names or (self._wild is not None and name in self._wild)
+
+    def _miss(self, name: str, absent: list[str], now: float) -> None:
+        """There is no such resource, or it is none of this proxy's business any more."""
+        held = self.held[name]
+        if held and self.kind in (Kind.CLUSTER, Kind.ENDPOINTS):
+            self.leaving.add(name)
+            self.left_at = now
+        elif held != ABSENT:
+            absent.append(name)
+
+    def _send(self, resources: Sequence[Resource], absent: Sequence[str], now: float) -> Response:
+        self._nonce += 1
+        self._silent = False
+        versions = {resource.name: resource.version for resource in resources} | dict.fromkeys(absent, ABSENT)
+        self.flight = Flight(str(self._nonce), now, versions)
+        self.held.update(versions)
+        for name in versions.keys() & self.rejected.keys():
+            del self.rejected[name]
+        return Response(self.kind, self.flight.nonce, resources, absent)
+
+
+def _check(request: Request, names: int) -> None:
+    """Raises ConversationError."""
+    if names + len(request.subscribe) + len(request.versions) > MAX_NAMES:
+        raise ConversationError("too_many_names", f"at most {MAX_NAMES} names of one type")
+    if any(len(name) > MAX_NAME for name in (*request.subscribe, *request.versions)):
+        raise ConversationError("name_too_long", f"at most {MAX_NAME} characters in a name")

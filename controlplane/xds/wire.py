@@ -1,0 +1,105 @@
+"""The delta protocol's bytes: parses requests, and puts responses together from resources that are bytes already.
+
+A resource is serialised once, where it is made; a response to any number of proxies copies it and adds a nonce
+(envoy/service/discovery/v3/discovery.proto; protobuf.dev/programming-guides/encoding).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
+from google.protobuf.message import DecodeError
+
+from controlplane.xds.snapshot import Kind, Resource
+
+_KINDS = {str(kind): kind for kind in Kind}
+
+
+class MalformedError(ValueError):
+    """Bytes that are no DeltaDiscoveryRequest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a proxy says of one type. `kind` is None for a type that we do not serve.
+
+    `versions` are what it has from an earlier stream. `nonce` names the response that it answers, and `error` is why
+    it rejects that one: None if it accepts.
+    """
+
+    kind: Kind | None
+    subscribe: Sequence[str] = ()
+    unsubscribe: Sequence[str] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    nonce: str = ""
+    error: str | None = None
+    node: str = ""
+    type_url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What a proxy is told of one type: these are so, and those are gone, or never were."""
+
+    kind: Kind
+    nonce: str
+    resources: Sequence[Resource] = ()
+    removed: Sequence[str] = ()
+
+
+def decode(data: bytes) -> Request:
+    """Raises MalformedError."""
+    try:
+        message = DeltaDiscoveryRequest.FromString(data)
+    except DecodeError:
+        raise MalformedError("no DeltaDiscoveryRequest") from None
+    return Request(
+        kind=_KINDS.get(message.type_url),
+        subscribe=tuple(message.resource_names_subscribe),
+        unsubscribe=tuple(message.resource_names_unsubscribe),
+        versions=dict(message.initial_resource_versions),
+        nonce=message.response_nonce,
+        error=message.error_detail.message if message.HasField("error_detail") else None,
+        node=message.node.id,
+        type_url=message.type_url,
+    )
+
+
+def encode(response: Response) -> bytes:
+    """A DeltaDiscoveryResponse."""
+    return b"".join(
+        (
+            *(_field(2, frame(resource)) for resource in response.resources),
+            _TYPES[response.kind],
+            _field(5, response.nonce.encode()),
+            *(_field(6, name.encode()) for name in response.removed),
+        )
+    )
+
+
+def frame(resource: Resource) -> bytes:
+    """The message `Resource` of the protocol."""
+    return b"".join((_field(1, resource.version.encode()), _field(2, resource.body), _field(3, resource.name.encode())))
+
+
+def size(resource: Resource) -> int:
+    """About how many bytes it takes in a response."""
+    return len(resource.body) + len(resource.name) + len(resource.version) + 16
+
+
+def _field(number: int, content: bytes) -> bytes:
+    return b"".join((bytes((number << 3 | 2,)), _varint(len(content)), content))
+
+
+def _varint(number: int) -> bytes:
+    if number < 0x80:
+        return bytes((number,))
+    encoded = bytearray()
+    while number >= 0x80:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
+_TYPES = {kind: _field(4, kind.encode()) for kind in Kind}

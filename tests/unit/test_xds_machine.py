@@ -1,0 +1,159 @@
+"""Random subscriptions, updates, rejections, slow answers and reconnects: in the end a proxy has what the snapshot has.
+
+The proxy at the other end is a model of Envoy's: it keeps what it holds over a reconnect, and takes anything but what
+is spoilt, version by version.
+"""
+
+from collections.abc import Iterable
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from controlplane.xds.cache import Cache
+from controlplane.xds.snapshot import WILDCARD, Kind
+from controlplane.xds.stream import PATIENCE_SECONDS, REMOVAL_SECONDS
+from controlplane.xds.wire import Response
+from tests.worlds import WILD, Contents, Proxy, World
+
+CDS, EDS, LDS, RDS = Kind
+NAMES = ("a", "b", "c", "d")
+BAD = "9"  # a version that the proxy does not take
+
+names = st.lists(st.sampled_from(NAMES), unique=True)
+contents = st.fixed_dictionaries(
+    {kind: st.dictionaries(st.sampled_from(NAMES), st.sampled_from("1239")) for kind in Kind}
+)
+kinds = st.sampled_from(list(Kind))
+
+
+class Conversations(RuleBasedStateMachine):
+    """One proxy, many worlds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cache = Cache()
+        self.proxy = Proxy(self.cache)
+        self.wanted: dict[Kind, set[str]] = {kind: set() for kind in Kind}
+        self.all: set[Kind] = set()
+        self.open: set[Kind] = set()
+        self.unanswered: list[Response] = []
+
+    @initialize(contents=contents)
+    def start(self, contents: Contents) -> None:
+        self.world = World(contents)
+        self.cache.store(self.world)
+
+    @rule(contents=contents, hidden=names)
+    def change(self, contents: Contents, hidden: list[str]) -> None:
+        self.world = World(contents, hidden)
+        self.cache.store(self.world)
+
+    @rule(kind=kinds, names=names)
+    def subscribe(self, kind: Kind, names: list[str]) -> None:
+        first = kind not in self.open
+        self.open.add(kind)
+        self.wanted[kind] |= set(names)
+        if first and kind in WILD and not names:
+            self.all.add(kind)
+        self.proxy.ask(kind, *names)
+
+    @rule(kind=st.sampled_from(WILD))
+    def subscribe_to_all(self, kind: Kind) -> None:
+        self.open.add(kind)
+        self.all.add(kind)
+        self.proxy.ask(kind, WILDCARD)
+
+    @rule(kind=kinds, names=names)
+    def unsubscribe(self, kind: Kind, names: list[str]) -> None:
+        if kind in self.open:
+            given_up = self.wanted[kind] & set(names)
+            self.wanted[kind] -= given_up
+            self._drop(kind, given_up)
+            self.proxy.ask(kind, without=names)
+
+    @rule(kind=st.sampled_from(WILD))
+    def unsubscribe_from_all(self, kind: Kind) -> None:
+        if kind in self.open:
+            self.all.discard(kind)
+            self._drop(kind, self.proxy.holds[kind].keys() - self.wanted[kind])
+            self.proxy.ask(kind, without=[WILDCARD])
+
+    @rule()
+    def hear(self) -> None:
+        self.unanswered += self.proxy.told()
+        assert len(self.unanswered) <= len({response.kind for response in self.unanswered})
+
+    @rule(data=st.data())
+    def answer(self, data: st.DataObject) -> None:
+        if self.unanswered:
+            response = data.draw(st.sampled_from(self.unanswered))
+            self.unanswered.remove(response)
+            self._answer(response)
+
+    @rule(kind=kinds)
+    def answer_what_nobody_said(self, kind: Kind) -> None:
+        if kind in self.open:
+            self.proxy.ask(kind, nonce="0")
+
+    @rule(seconds=st.sampled_from([0.1, REMOVAL_SECONDS]))
+    def wait(self, seconds: float) -> None:
+        self.proxy.now += seconds
+
+    @rule()
+    def reconnect(self) -> None:
+        self.proxy.conversation.end()
+        assert self.cache.subscriptions() == dict.fromkeys(Kind, 0)
+        former, self.proxy = self.proxy, Proxy(self.cache, self.proxy.now)
+        self.proxy.holds, self.unanswered = former.holds, []
+        for kind in sorted(self.open, key=list(Kind).index):
+            asked = [*self.wanted[kind], *([WILDCARD] if kind in self.all else [])]
+            self.proxy.ask(kind, *asked, has=self.proxy.holds[kind])
+            if kind in WILD and not asked:
+                self.all.add(kind)
+
+    def teardown(self) -> None:
+        """The proxy answers everything, time passes, and nothing new happens."""
+        if not hasattr(self, "world"):
+            return
+        for _ in range(64):
+            while self.unanswered:
+                self._answer(self.unanswered.pop())
+            self.unanswered = self.proxy.told()
+            if not self.unanswered:
+                self.proxy.now += PATIENCE_SECONDS
+                self.unanswered = self.proxy.told()
+                if not self.unanswered:
+                    break
+        else:
+            raise AssertionError("the conversation never ends")
+        for kind in self.open:
+            assert self._good(self.proxy.holds[kind]) == self._good(self._expected(kind)), kind
+        assert self.proxy.conversation.alarm is None
+
+    def _expected(self, kind: Kind) -> dict[str, str]:
+        wild = set(self.world.names(kind, None)) if kind in self.all else set()  # type: ignore[arg-type]
+        return {name: v for name, v in self.world.contents[kind].items() if name in self.wanted[kind] | wild}
+
+    def _good(self, held: dict[str, str]) -> dict[str, str]:
+        """Without names whose newest version the proxy does not take: it may have an older one, or none."""
+        spoilt = {name for kind in Kind for name, version in self.world.contents[kind].items() if version == BAD}
+        return {name: version for name, version in held.items() if name not in spoilt}
+
+    def _answer(self, response: Response) -> None:
+        """As Envoy does: what is good of a rejected response is in effect, though not what it says it has."""
+        if any(resource.version == BAD for resource in response.resources):
+            self.proxy.reject(response)
+            return
+        self.proxy.accept(response)
+        unwanted = self.proxy.holds[response.kind].keys() - self.wanted[response.kind]
+        if response.kind not in self.all:
+            self._drop(response.kind, unwanted)
+
+    def _drop(self, kind: Kind, names: Iterable[str]) -> None:
+        for name in set(names):
+            self.proxy.holds[kind].pop(name, None)
+
+
+TestConversations = Conversations.TestCase
+TestConversations.settings = settings(max_examples=100, stateful_step_count=40)

@@ -1,0 +1,111 @@
+"""Snapshots built by hand, and a proxy that speaks the delta protocol to a conversation, for tests of the latter."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from controlplane.xds.cache import Cache
+from controlplane.xds.snapshot import WILDCARD, Caller, Kind, Resource, Snapshot
+from controlplane.xds.stream import Conversation
+from controlplane.xds.topic import Received
+from controlplane.xds.wire import Request, Response
+
+CALLER = Caller("shop", "web-0")
+WILD = (Kind.CLUSTER, Kind.LISTENER)
+Contents = Mapping[Kind, Mapping[str, str]]  # kind -> name -> version
+
+
+class World:
+    """A Snapshot of these names and versions. Every caller's wildcard holds all clusters and listeners but `hidden`."""
+
+    def __init__(self, contents: Contents, hidden: Iterable[str] = ()) -> None:
+        self.contents = {kind: dict(contents.get(kind, {})) for kind in Kind}
+        unseen = set(hidden)
+        self._names = {kind: tuple(name for name in self.contents[kind] if name not in unseen) for kind in WILD}
+
+    def names(self, kind: Kind, caller: Caller) -> Sequence[str]:
+        return self._names[kind]
+
+    def get(self, kind: Kind, name: str) -> Resource | None:
+        version = self.contents[kind].get(name)
+        return None if version is None else Resource(name, version, f"{name} {version}".encode())
+
+    def changed(self, former: Snapshot) -> Iterator[tuple[Kind, str]]:
+        assert isinstance(former, World)
+        for kind in Kind:
+            old, new = former.contents[kind], self.contents[kind]
+            yield from ((kind, name) for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+        yield from ((kind, WILDCARD) for kind in WILD if self._names[kind] != former._names[kind])
+
+
+def world(
+    clusters: str = "", endpoints: str = "", listeners: str = "", routes: str = "", hidden: Iterable[str] = ()
+) -> World:
+    """Each text holds names with versions: `a=1 b=2`."""
+    texts = zip(Kind, (clusters, endpoints, listeners, routes), strict=True)
+    return World({kind: dict(word.split("=") for word in text.split()) for kind, text in texts}, hidden)
+
+
+@dataclass
+class Proxy:
+    """A conversation, and the other end of it: what it has been sent, and what it holds of that."""
+
+    cache: Cache
+    now: float = 0.0
+    woken: int = 0
+    holds: dict[Kind, dict[str, str]] = field(default_factory=lambda: {kind: {} for kind in Kind})
+    conversation: Conversation = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.conversation = Conversation(self.cache, lambda: CALLER, self._wake)
+
+    def _wake(self) -> None:
+        self.woken += 1
+
+    def ask(
+        self,
+        kind: Kind,
+        *names: str,
+        without: Sequence[str] = (),
+        has: Mapping[str, str] | None = None,
+        nonce: str = "",
+    ) -> Received:
+        return self._say(Request(kind, names, without, has or {}, nonce))
+
+    def accept(self, response: Response) -> Received:
+        """Does what it says, and says so."""
+        self.holds[response.kind].update({one.name: one.version for one in response.resources})
+        for name in response.removed:
+            self.holds[response.kind].pop(name, None)
+        return self._say(Request(response.kind, nonce=response.nonce))
+
+    def reject(self, response: Response, message: str = "no such filter") -> Received:
+        return self._say(Request(response.kind, nonce=response.nonce, error=message))
+
+    def told(self) -> list[Response]:
+        """All that is said now, unanswered."""
+        return list(iter(lambda: self.conversation.respond(self.now), None))
+
+    def settle(self) -> list[Response]:
+        """Accepts whatever comes, until nothing comes; all of it."""
+        said: list[Response] = []
+        while responses := self.told():
+            said += responses
+            for response in responses:
+                self.accept(response)
+        return said
+
+    def _say(self, request: Request) -> Received:
+        return self.conversation.receive(request, self.now)
+
+
+def proxy(snapshot: Snapshot) -> Proxy:
+    """One that is connected to a control plane that knows this world."""
+    cache = Cache()
+    cache.store(snapshot)
+    return Proxy(cache)
+
+
+def short(response: Response) -> str:
+    """`CLUSTER a=1 b=2 -c`."""
+    told = sorted(f"{one.name}={one.version}" for one in response.resources)
+    return " ".join([response.kind.name, *told, *(f"-{name}" for name in sorted(response.removed))])
