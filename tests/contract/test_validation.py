@@ -36,7 +36,7 @@ def code(step: list[str]) -> int:
 
 
 def test_the_bootstrap_of_this_release_passes(steps: list[list[str]]) -> None:
-    assert [code(step) for step in steps] == [0, 0, 0]
+    assert {code(step) for step in steps} == {0}
 
 
 def test_a_bootstrap_that_envoy_refuses_stops_the_control_plane_before_it_starts(
