@@ -124,6 +124,15 @@ class Keeping:
         answer = self.admin.ask("PATCH", path, patch, "application/json-patch+json", dry=False)
         assert answer.status == 200, answer.message
 
+    def call_webhook_on(self, port: int) -> None:
+        """Makes the API server call the webhook on this port of this machine, by the name of its Service."""
+        for path in REGISTRATIONS:
+            count = len(self.get(path)["webhooks"])
+            where = [f"/webhooks/{n}/clientConfig/service/port" for n in range(count)]
+            patch = [{"op": "replace", "path": one, "value": port} for one in where]
+            answer = self.admin.ask("PATCH", path, patch, "application/json-patch+json", dry=False)
+            assert answer.status == 200, answer.message
+
     def get(self, path: str) -> Object:
         return self.admin.ask("GET", path).body
 
@@ -165,21 +174,19 @@ def verifies(trust: bytes, leaf: bytes) -> bool:
 
 
 @contextmanager
-def installed(directory: Path, port: int = 443) -> Iterator[Keeping]:
-    """A control plane of its own, `manifests/base` in it; the API server calls the webhook on this loopback port."""
+def installed(directory: Path) -> Iterator[Keeping]:
+    """A control plane of its own, and `manifests/base` in it."""
     for program in ("kube-apiserver", "kubectl"):
         binaries.kubernetes(program)
     with control_plane.started(directory) as cluster:
-        cluster.kubectl("apply", "-f", "-", stdin=[here(one, port) for one in manifests(cluster, directory)])
+        cluster.kubectl("apply", "-f", "-", stdin=[here(one) for one in manifests(cluster, directory)])
         yield Keeping(cluster, sign_in(cluster, "envoy-sidecar-certs"))
 
 
-def here(thing: Object, port: int) -> Object:
-    """The same object; a webhook is called by its Service, under its name, but on this machine."""
+def here(thing: Object) -> Object:
+    """The same object; but the webhook's Service is this machine, where nobody routes to addresses of a cluster."""
     if thing["kind"] == "Service" and thing["metadata"]["name"] == "envoy-sidecar-webhook":
         return thing | {"spec": {"type": "ExternalName", "externalName": "localhost"}}
-    for webhook in thing.get("webhooks", ()):
-        webhook["clientConfig"]["service"]["port"] = port
     return thing
 
 
