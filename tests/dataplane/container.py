@@ -27,7 +27,7 @@ class Sandbox:
     """What the containers of a pod share.
 
     `folder` holds `hosts`, which each gets as /etc/hosts; `volumes` are folders of this machine, `facts` the downward
-    API's values by field path, `images` the entrypoints.
+    API's values by field path, `images` the entrypoints. Without `ipv6`, the node's kernel has none.
     """
 
     net: NetNs
@@ -35,6 +35,7 @@ class Sandbox:
     volumes: Mapping[str, Path]
     facts: Mapping[str, str]
     images: Mapping[str, Sequence[str]]
+    ipv6: bool = True
 
 
 def environment(container: Document, sandbox: Sandbox) -> dict[str, str]:
@@ -61,7 +62,7 @@ def command_line(container: Document, sandbox: Sandbox) -> tuple[list[str], dict
     """What this machine is to execute for the container, and the environment for it."""
     variables = environment(container, sandbox)
     entrypoint = container.get("command") or sandbox.images[container["image"]]
-    program = [*entrypoint, *container.get("args", [])]
+    program = [*([] if sandbox.ipv6 else _WITHOUT_IPV6), *entrypoint, *container.get("args", [])]
     folder = sandbox.folder / container["name"]
     folder.mkdir(exist_ok=True)
     (folder / "fstab").write_text("".join(f"{line} 0 0\n" for line in _mounts(folder / "root", container, sandbox)))
@@ -69,8 +70,12 @@ def command_line(container: Document, sandbox: Sandbox) -> tuple[list[str], dict
     return [*inside, *(expand(word, variables) for word in program)], {"PATH": PATH, **variables}
 
 
+_WITHOUT_IPV6 = [sys.executable, str(CHECKOUT / "tests" / "dataplane" / "without_ipv6.py")]
+
+
 def _mounts(root: Path, container: Document, sandbox: Sandbox) -> list[str]:
-    system = ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/proc", "/dev", "/sys"]
+    system = ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/dev", "/sys"]
+    system += ["/proc"] if sandbox.ipv6 else []  # which shows the kernel as it is
     ours = dict.fromkeys(map(str, (CHECKOUT, Path(sys.prefix), Path(sys.base_prefix))))
     shared = [path for path in (*system, *ours) if Path(path).exists()]
     lines = [_bind(path, root, path, read_only=path not in ("/proc", "/dev", "/sys")) for path in shared]

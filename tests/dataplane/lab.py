@@ -88,10 +88,16 @@ class Lab:
         self._numbers = count(1)
 
     def pod(
-        self, document: Document, *, inject: bool = True, level: Level = "privileged", settings: Settings = DEFAULTS
+        self,
+        document: Document,
+        *,
+        inject: bool = True,
+        level: Level = "privileged",
+        settings: Settings = DEFAULTS,
+        ipv6: bool = True,
     ) -> Pod:
-        """A pod that is ready; with `inject=False`, without a sidecar."""
-        pod = self.create(document, inject=inject, level=level, settings=settings)
+        """A pod that is ready; with `inject=False`, without a sidecar; with `ipv6=False`, on a kernel without it."""
+        pod = self.create(document, inject=inject, level=level, settings=settings, ipv6=ipv6)
         pod.kubelet.start()
         pod.kubelet.wait_until_ready()
         return pod
@@ -104,10 +110,11 @@ class Lab:
         level: Level = "privileged",
         settings: Settings = DEFAULTS,
         primary: Family = "ipv4",
+        ipv6: bool = True,
     ) -> Pod:
         """A pod that has its network, and of which nothing runs yet: for tests of how it starts.
 
-        `primary` is the family of status.podIP, where the kubelet asks.
+        `primary` is the family of status.podIP, where the kubelet asks; without `ipv6`, the kernel has none.
         """
         stored = injected(document, level, settings) if inject else document
         number = next(self._numbers)
@@ -118,7 +125,7 @@ class Lab:
         self._plug(net, f"pod{number}", address)
         volumes = _volumes(stored, folder, settings)
         (folder / "hosts").write_text(_hosts(stored["spec"]))
-        sandbox = Sandbox(net, folder, volumes, _facts(stored, address[primary]), _images(settings))
+        sandbox = Sandbox(net, folder, volumes, _facts(stored, address[primary]), _images(settings), ipv6)
         kubelet = Kubelet(stored["spec"], sandbox, self.node)
         self._stack.callback(kubelet.kill)
         return Pod(stored, address, net, folder, kubelet)
