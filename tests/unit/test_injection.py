@@ -31,8 +31,8 @@ json_values = st.recursive(
 
 KINDS = ("startupProbe", "readinessProbe", "livenessProbe")
 PORTS = [{"name": "db", "containerPort": 3306}, {"name": "excluded", "containerPort": 8081}]
-ODD_PORTS: list[Any] = ["unknown", "", "excluded", 8081, 15021, 0, 65536, -1, True, None, []]
-ODD_ACTIONS: list[Any] = [None, [], {}, "x"]
+ODD_PORTS: list[Any] = ["unknown", "", "excluded", 8081, 15021, 0, 65536, -1]
+ODD_ACTIONS: list[Any] = [None, {}]
 PROBES: list[Document] = [
     {"tcpSocket": {"port": 3306}, "periodSeconds": 3, "x-unknown": [None]},
     {"tcpSocket": {"port": "db"}, "timeoutSeconds": 7},
@@ -42,7 +42,7 @@ PROBES: list[Document] = [
     *({"tcpSocket": action} for action in ODD_ACTIONS),
     {"httpGet": {"port": "http", "path": "/"}},
     {"grpc": {"port": 9000}, "tcpSocket": {"port": 3306}},
-    {"exec": {"command": ["true"]}, "timeoutSeconds": "x"},
+    {"exec": {"command": ["true"]}, "timeoutSeconds": -1},
     {},
 ]
 
