@@ -218,7 +218,10 @@ _STATS: Json = {
 
 
 def _overload(max_connections: int) -> Json:
-    """Near the container's memory limit, whatever it is, Envoy frees memory, then refuses requests."""
+    """Near the container's memory limit, whatever it is, Envoy frees memory, then refuses requests.
+
+    Where there is no memory controller, this monitor makes Envoy exit; the kubelet does not start there either.
+    """
     memory = "envoy.resource_monitors.cgroup_memory"
     return {
         "refresh_interval": "1s",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.dataplane.netns import NetNs
+from webhook.values import parse_quantity
 
 Document = Mapping[str, Any]
 CHECKOUT = Path(__file__).parents[2]
@@ -65,9 +66,18 @@ def command_line(container: Document, sandbox: Sandbox) -> tuple[list[str], dict
     program = [*([] if sandbox.ipv6 else _WITHOUT_IPV6), *entrypoint, *container.get("args", [])]
     folder = sandbox.folder / container["name"]
     folder.mkdir(exist_ok=True)
+    _account(folder / "cgroup", container)
     (folder / "fstab").write_text("".join(f"{line} 0 0\n" for line in _mounts(folder / "root", container, sandbox)))
     inside = ["nsenter", f"--net={sandbox.net.path}", "unshare", "--mount", "sh", "-c", _start(folder, container), "sh"]
     return [*inside, *(expand(word, variables) for word in program)], {"PATH": PATH, **variables}
+
+
+def _account(cgroup: Path, container: Document) -> None:
+    """The container's memory, as cgroup v2 shows it; a test may write what is used."""
+    cgroup.mkdir(exist_ok=True)
+    limit = container.get("resources", {}).get("limits", {}).get("memory")
+    (cgroup / "memory.max").write_text(f"{parse_quantity(limit).nano // 10**9}\n" if limit else "max\n")
+    (cgroup / "memory.current").write_text(f"{16 << 20}\n")
 
 
 _WITHOUT_IPV6 = [sys.executable, str(CHECKOUT / "tests" / "dataplane" / "without_ipv6.py")]
@@ -79,6 +89,7 @@ def _mounts(root: Path, container: Document, sandbox: Sandbox) -> list[str]:
     ours = dict.fromkeys(map(str, (CHECKOUT, Path(sys.prefix), Path(sys.base_prefix))))
     shared = [path for path in (*system, *ours) if Path(path).exists()]
     lines = [_bind(path, root, path, read_only=path not in ("/proc", "/dev", "/sys")) for path in shared]
+    lines.append(_bind(str(root.parent / "cgroup"), root, "/sys/fs/cgroup", read_only=True))
     for mount in container.get("volumeMounts", []):
         source = sandbox.volumes[mount["name"]] / mount.get("subPath", "")
         lines.append(_bind(str(source), root, mount["mountPath"], read_only=mount.get("readOnly", False)))
