@@ -1,26 +1,22 @@
-"""The control plane's commands: `serve` is the process, `bootstrap` prints a namespace's ConfigMap."""
+"""The control plane's commands: `serve` is the process; the others print what it would do, and why."""
 
 import argparse
 import os
 import re
-import reprlib
 import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, ClassVar
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-from pydantic.alias_generators import to_camel
 
 from controlplane.bootstrap import Bootstrap, config_map, render
+from controlplane.settings import Settings, SettingsError, read
+from controlplane.xds.mesh import Key
 
-MAX_BYTES = 1 << 20  # a ConfigMap holds no more
 EXAMPLE = """example:
   python -m controlplane bootstrap --namespace shop | kubectl apply -f -
 """
@@ -35,41 +31,33 @@ exit codes:
   0  stopped by a signal
   2  wrong usage, unusable settings or credentials, or the port is taken
 """
+RENDER = "Prints the clusters, endpoints, listeners and routes of a pod's Envoy as JSON; what is wrong, to stderr."
+EXPLAIN = "Says in words where a request of a pod would go, under which policy, and why."
+FILE = "a file or a folder with the cluster's Services, EndpointSlices, Pods and Nodes, as YAML or JSON"
 RETENTION = "how long a bootstrap is kept that no pod names and no control plane has for its own (default: 30)"
 PERIOD = "between two looks when nothing happens; a namespace that opts in is seen at once (default: 60)"
-
-
-class SettingsError(Exception):
-    """The settings file cannot be used; the message has one problem per line."""
-
-
-@dataclass(frozen=True)
-class _Section:
-    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", alias_generator=to_camel)
-
-    bootstrap: Bootstrap = field(default_factory=Bootstrap)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code: 0, or 2 for settings that cannot be used."""
     options = _parser().parse_args(arguments)
     try:
-        bootstrap = read_settings(options.settings) if options.settings else Bootstrap()
+        settings = read(options.settings) if options.settings else Settings()
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
-    code: int = options.run(bootstrap, options)
+    code: int = options.run(settings, options)
     return code
 
 
-def _serve(bootstrap: Bootstrap, options: argparse.Namespace) -> int:
+def _serve(settings: Settings, options: argparse.Namespace) -> int:
     # Kubernetes' package takes half a second to import, and only this needs it.
     from controlplane import kube, serving
     from controlplane.publisher import Publisher
 
     try:
         cluster = kube.Kube(kube.connect(options.kubeconfig))
-        publisher = Publisher(cluster, options.namespace, render(bootstrap))
+        publisher = Publisher(cluster, options.namespace, render(settings.bootstrap))
         metrics = serving.Metrics(publisher.current)
         service = serving.Service(publisher, timedelta(days=options.retention_days), options.period_seconds, metrics)
         server = serving.monitoring(options.metrics_address, options.metrics_port, service, metrics)
@@ -84,7 +72,20 @@ def _serve(bootstrap: Bootstrap, options: argparse.Namespace) -> int:
     return 0
 
 
-def _print(bootstrap: Bootstrap, options: argparse.Namespace) -> int:
+def _render(settings: Settings, options: argparse.Namespace) -> int:
+    from controlplane import offline
+
+    return offline.render(options.file, Key(*options.node), settings)
+
+
+def _explain(settings: Settings, options: argparse.Namespace) -> int:
+    from controlplane import offline
+
+    return offline.tell(options.file, Key(*options.node), options.host, options.method, settings)
+
+
+def _print(settings: Settings, options: argparse.Namespace) -> int:
+    bootstrap = settings.bootstrap
     if options.directory:
         return _write(bootstrap, options.directory)
     try:
@@ -105,38 +106,6 @@ def _write(bootstrap: Bootstrap, directory: Path) -> int:
         print(f"controlplane: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     return 0
-
-
-def read_settings(path: Path) -> Bootstrap:
-    """The `bootstrap:` section of the file that the webhook mounts as well; its other sections are not looked at.
-
-    Raises SettingsError with every problem: its path, the value, what is allowed.
-    """
-    try:
-        with path.open("rb") as file:
-            text = file.read(MAX_BYTES + 1)
-        if len(text) > MAX_BYTES:
-            raise SettingsError(f"{path}: larger than {MAX_BYTES} bytes")
-        settings = yaml.safe_load(text)
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise SettingsError(f"{path}: is no YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(settings, Mapping):
-        raise SettingsError(f"{path}: is no mapping; write at least one section, such as `bootstrap:`")
-    try:
-        section = {key: value for key, value in settings.items() if key == "bootstrap"}
-        return TypeAdapter(_Section).validate_python(section).bootstrap
-    except ValidationError as error:
-        raise SettingsError("\n".join(f"{path}: {_describe(problem)}" for problem in error.errors())) from None
-
-
-def _describe(problem: Mapping[str, Any]) -> str:
-    where = ".".join(str(step) for step in problem["loc"])
-    if problem["type"] == "unexpected_keyword_argument":
-        known = ", ".join(to_camel(name) for name in Bootstrap.__dataclass_fields__)
-        return f"{where}: no such setting; there are {known}"
-    return f"{where}: {reprlib.repr(problem['input'])}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -167,7 +136,14 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--period-seconds", type=_seconds, default=60.0, metavar="SECONDS", help=PERIOD)
     serve.add_argument("--metrics-address", default="::", metavar="IP", help="for /metrics, /healthz and /readyz")
     serve.add_argument("--metrics-port", type=int, default=9090, metavar="PORT", help="the same (default: 9090)")
-    for command, run in ((bootstrap, _print), (serve, _serve)):
+    render = commands.add_parser("render", help="print what a pod's Envoy would be told", description=RENDER)
+    explain = commands.add_parser("explain", help="say where a request would go, and why", description=EXPLAIN)
+    for command in (render, explain):
+        command.add_argument("-f", "--file", type=Path, required=True, metavar="PATH", help=FILE)
+        command.add_argument("--node", type=_pod, required=True, metavar="NS/POD", help="whose Envoy")
+    explain.add_argument("host", help="as the application would write it: orders, orders:80, http://orders.shop/")
+    explain.add_argument("--method", default="GET", help="of the request (default: GET)")
+    for command, run in ((bootstrap, _print), (serve, _serve), (render, _render), (explain, _explain)):
         command.add_argument("--settings", type=Path, metavar="FILE", help="the settings file of the webhook")
         command.set_defaults(run=run)
     return parser
@@ -192,6 +168,13 @@ def _namespace(text: str) -> str:
     if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", text):
         raise argparse.ArgumentTypeError(f"{text!r} is no namespace: at most 63 of a-z, 0-9 and -, no - at either end")
     return text
+
+
+def _pod(text: str) -> tuple[str, str]:
+    namespace, _, name = text.partition("/")
+    if not re.fullmatch(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?", name):
+        raise argparse.ArgumentTypeError(f"{text!r} is no pod: write its namespace and its name, such as shop/web-1")
+    return _namespace(namespace), name
 
 
 class _Dumper(yaml.SafeDumper):

@@ -1,9 +1,10 @@
-"""Kubernetes, as far as it concerns bootstraps: raw JSON over the `kubernetes` package's transport.
+"""Kubernetes, as far as it concerns us: raw JSON over the `kubernetes` package's transport.
 
 KubeError            the API server did not do it; `reason` is of a closed set
 
-The rights are few: outside the install namespace ConfigMaps are created, patched and deleted, never read, and of Pods
-only the metadata is looked at. So a copy is written by server-side apply, which changes nothing where it is there.
+Collections are listed and watched. The rights are few: outside the install namespace ConfigMaps are created, patched
+and deleted, never read, and of Pods and Nodes only the metadata is looked at. So a copy is written by server-side
+apply, which changes nothing where it is there.
 """
 
 import json
@@ -24,7 +25,7 @@ from kubernetes.config.incluster_config import load_incluster_config
 from kubernetes.config.kube_config import load_kube_config
 
 Object = dict[str, Any]
-Reason = Literal["unreachable", "server", "conflict", "refused", "missing"]
+Reason = Literal["unreachable", "server", "conflict", "refused", "missing", "gone"]
 
 FIELD_MANAGER = "envoy-sidecar-controlplane"
 TIMEOUT = (5, 15)  # seconds: to connect, and between two parts of an answer
@@ -59,6 +60,24 @@ def connect(kubeconfig: str | None = None) -> ApiClient:
     except (ConfigException, OSError, ValueError) as error:
         raise KubeError("unreachable", f"no credentials: {error}; outside a pod, use --kubeconfig") from None
     return ApiClient(configuration)
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """Objects of one kind in all namespaces; `metadata` means that nothing else of them is asked for."""
+
+    path: str
+    selector: str = ""
+    metadata: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What a watch told. A `BOOKMARK` has nothing but the version that it has come to."""
+
+    type: Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]
+    object: Object
+    version: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +141,42 @@ class Kube:
         except (urllib3.exceptions.HTTPError, OSError, ValueError, KeyError) as error:
             raise KubeError("unreachable", f"watch of {path}: {type(error).__name__}") from None
 
+    def whole(self, of: Collection) -> tuple[list[Object], str]:
+        """All objects, and the version to watch from.
+
+        Raises KubeError, `gone` if it took so long that the pages do not belong together any more.
+        """
+        accept = _METADATA.format("List") if of.metadata else _JSON
+        objects: list[Object] = []
+        query = {"labelSelector": of.selector, "limit": str(PAGE)}
+        while True:
+            page = _read(self._ask("GET", of.path, query, accept=accept))
+            objects += page["items"] or ()
+            query["continue"] = page["metadata"].get("continue", "")
+            if not query["continue"]:
+                return objects, page["metadata"]["resourceVersion"]
+
+    def events(self, of: Collection, version: str) -> Iterator[Event]:
+        """What happens after that version, as it does; ends now and then, to be asked for anew.
+
+        Raises KubeError, `gone` if the API server does not know any more.
+        """
+        query = {
+            "labelSelector": of.selector,
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(WATCH_SECONDS),
+        }
+        accept = f"{_METADATA.format('')},{_JSON}" if of.metadata else _JSON
+        timeout = (TIMEOUT[0], WATCH_SECONDS + TIMEOUT[1])
+        answer = self._ask("GET", of.path, query, accept=accept, timeout=timeout)
+        try:
+            with closing(answer.response):
+                yield from map(_event, answer.response)
+        except (urllib3.exceptions.HTTPError, OSError, ValueError, KeyError) as error:
+            raise KubeError("unreachable", f"watch of {of.path}: {type(error).__name__}") from None
+
     def _list(self, path: str, query: Mapping[str, str], accept: str = _JSON) -> Iterator[Object]:
         following = ""
         while True:
@@ -172,6 +227,14 @@ class Kube:
         raise KubeError(_reason(status), f"{method} {path}: {status}: {_message(said)}")
 
 
+def _event(line: bytes) -> Event:
+    told = json.loads(line)
+    found = told["object"]
+    if told["type"] == "ERROR":
+        raise KubeError(_reason(int(found.get("code") or 0)), f"watch: {found.get('message', 'no reason given')}")
+    return Event(told["type"], found, found["metadata"]["resourceVersion"])
+
+
 def _config_map(namespace: str, name: str) -> str:
     return f"{NAMESPACES}/{namespace}/configmaps/{name}"
 
@@ -197,6 +260,8 @@ def _reason(status: int) -> Reason:
             return "missing"
         case HTTPStatus.CONFLICT:
             return "conflict"
+        case HTTPStatus.GONE:
+            return "gone"
         case HTTPStatus.TOO_MANY_REQUESTS:
             return "server"
         case _:

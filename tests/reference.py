@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic.alias_generators import to_camel
 
-from controlplane import tracing
+from controlplane import choices, tracing
 from tests.monitoring.rules import alerts
 from webhook import explain, settings
 from webhook.annotations import TABLE, Annotation
@@ -39,6 +39,9 @@ HELP = {
     "bootstrap.tracing.collector": "Where spans go, by OTLP over gRPC without TLS; without one nothing is traced.",
     "bootstrap.tracing.percent": "Of the requests that come without a trace context, how many begin a trace.",
     "bootstrap.upgrades": "`Upgrade` tokens that pass besides websocket, SPDY/3.1 and tcp.",
+    "controlplane.scope": "What the proxy of a pod is told that declares no `upstreams`.",
+    "controlplane.services": "The Services that scope `list` means: `orders`, `users.accounts`.",
+    "controlplane.clusterDomain": "The domain that Kubernetes' DNS serves.",
     "server.address": "Where the webhook listens; `::` is every address of both families.",
     "server.port": "The HTTPS port of admissions.",
     "server.metricsPort": "The HTTP port of metrics and probes.",
@@ -66,6 +69,8 @@ _KINDS: tuple[tuple[object, str], ...] = (
     (settings.Cidrs, "a list of networks"),
     (settings.Services, "a list of Services"),
     (tracing.Collector, "`host:port`"),
+    (tuple[choices.ServiceName, ...], "a list of Services"),
+    (choices.Domain, "a domain"),
     (settings.Allowed, "a mapping"),
     (tuple[str, ...], "a list"),
     (str, "text"),

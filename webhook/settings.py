@@ -1,7 +1,8 @@
 """The operator's interface: one YAML file, one validated, frozen object.
 
-Every problem is reported at once, each with its path. What is not written has the default given here. Only the
-`server` section may differ between replicas; all the rest decides what a pod looks like, and is in `hash`.
+Every problem is reported at once, each with its path. What is not written has the default given here. The
+`server` section may differ between replicas, and `controlplane` is another process's; all the rest decides what a pod
+looks like, and is in `hash`.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAda
 from pydantic.alias_generators import to_camel
 
 from controlplane.bootstrap import PORTS, Bootstrap, content_hash
+from controlplane.choices import ControlPlane
 from webhook import documents, values
 from webhook.documents import Document
 from webhook.errors import MalformedDocument, SettingsError
@@ -194,6 +196,7 @@ class Settings:
     unknown_annotations: Literal["warn", "reject"] = "warn"  # an unknown key under our prefix
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
     server: Server = field(default_factory=Server)
+    controlplane: ControlPlane = field(default_factory=ControlPlane)  # read only to be checked
 
     @property
     def bootstrap_hash(self) -> str:
@@ -203,7 +206,7 @@ class Settings:
     @cached_property
     def hash(self) -> str:
         """Ten hexadecimal digits that change with everything that decides what a pod looks like."""
-        decisive = {name: value for name, value in asdict(self).items() if name != "server"}
+        decisive = {name: value for name, value in asdict(self).items() if name not in ("server", "controlplane")}
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:10]
 
 

@@ -35,6 +35,11 @@ class Slice:
     ports: tuple[tuple[str, tuple[Endpoint, ...]], ...] = ()
     problems: tuple[Problem, ...] = ()
 
+    @property
+    def ready(self) -> frozenset[tuple[str, str, int]]:
+        """The endpoints that take requests."""
+        return frozenset((name, one.address, one.port) for name, many in self.ports for one in many if one.ready)
+
 
 @dataclass(frozen=True, slots=True)
 class Node:

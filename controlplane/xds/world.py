@@ -23,6 +23,7 @@ class World:
         self._there: dict[What, dict[Key, _Found]] = {what: {} for what in WHAT}
         self._slices: defaultdict[Key, dict[Key, Slice]] = defaultdict(dict)  # by Service
         self._touched: set[Key] = set()  # Services whose endpoints may differ
+        self._fewer: set[Key] = set()  # those of them that lost one
         self._services: set[Key] = set()  # Services that may differ themselves
         self._rest = False
         self._mesh = Mesh()
@@ -34,7 +35,7 @@ class World:
         if found is None:
             self.remove(what, name)
         elif self._there[what].get(name) != found:
-            self._leave(what, name)
+            self._leave(what, name, found)
             self._there[what][name] = found
             self._arrive(name, found)
 
@@ -58,6 +59,11 @@ class World:
         return frozenset(self._touched)
 
     @property
+    def fewer(self) -> frozenset[Key]:
+        """Those of them that may have lost an endpoint."""
+        return frozenset(self._fewer)
+
+    @property
     def rest(self) -> bool:
         """Whether anything else differs."""
         return self._rest or bool(self._services)
@@ -72,7 +78,7 @@ class World:
             workloads=self._workloads() if rest and self._rest else self._mesh.workloads,
             problems=self._problems() if rest and self._rest else self._mesh.problems,
         )
-        self._touched -= set(chosen)
+        self._touched, self._fewer = self._touched - set(chosen), self._fewer - set(chosen)
         if rest:
             self._services, self._rest = set(), False
         return self._mesh
@@ -89,7 +95,7 @@ class World:
             case _:
                 self._rest = True
 
-    def _leave(self, what: What, name: Key) -> None:
+    def _leave(self, what: What, name: Key, now: _Found | None = None) -> None:
         match self._there[what].get(name):
             case None:
                 return
@@ -99,6 +105,8 @@ class World:
             case Slice(service=service) as former:
                 self._slices[service].pop(name, None)
                 self._touched.add(service)
+                if former.ready - (now.ready if isinstance(now, Slice) else frozenset()):
+                    self._fewer.add(service)
                 self._rest = self._rest or bool(former.problems)
             case _:
                 self._rest = True
@@ -125,12 +133,10 @@ class World:
             slices = self._slices.get(name, {})
             if not slices:
                 self._slices.pop(name, None)
-            if isinstance(service, Service) and slices:
-                former = merged.get(name)
-                now = endpoints_of(service, slices.values())
-                merged[name] = former if former == now and former is not None else now
-            else:
-                merged.pop(name, None)
+            former = merged.pop(name, {})
+            now = endpoints_of(service, slices.values()) if isinstance(service, Service) else {}
+            if now:
+                merged[name] = former if former == now else now
         return merged
 
     def _zones(self) -> Mapping[str, str]:

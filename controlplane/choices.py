@@ -1,0 +1,35 @@
+"""The settings file's `controlplane:` section: what proxies are told. The webhook reads it as well, to check it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from controlplane.extensions import Json
+
+_LABEL = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+
+
+@dataclass(frozen=True, slots=True)
+class Matching:
+    """Text of that pattern. Pydantic, which reads the settings file, enforces it."""
+
+    pattern: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Json]) -> Json:
+        return {**handler(source), "pattern": rf"^{self.pattern}$"}
+
+
+ServiceName = Annotated[str, Matching(rf"{_LABEL}(\.{_LABEL})?")]
+Domain = Annotated[str, Matching(rf"{_LABEL}(\.{_LABEL}){{0,8}}")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlPlane:
+    """Services are written `orders`, which is the caller's own, or `users.accounts`, of the namespace accounts."""
+
+    # What the proxy of a pod is told that declares no upstreams: its namespace's Services, a list, or all there are.
+    scope: Literal["namespace", "list", "cluster"] = "namespace"
+    # The list.
+    services: tuple[ServiceName, ...] = ()
+    # The domain that Kubernetes' DNS serves.
+    cluster_domain: Domain = "cluster.local"

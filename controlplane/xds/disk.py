@@ -1,0 +1,105 @@
+"""Manifests on disk as a source: a file, or all YAML and JSON files below a folder; read anew when one changes.
+
+For demonstrations, tests, and the commands that need no cluster.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from controlplane.xds.feed import Feed
+from controlplane.xds.world import WHAT, What
+
+LOOK_SECONDS = 0.1
+SUFFIXES = frozenset({".yaml", ".yml", ".json"})
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+Objects = dict[What, list[Any]]
+
+
+class DiskError(Exception):
+    """The manifests cannot be read; the message names the file."""
+
+
+def read(place: Path) -> Objects:
+    """All objects of the kinds that matter, those in Lists too. Raises DiskError."""
+    found: Objects = {what: [] for what in WHAT}
+    for path in files(place):
+        for one in _documents(path):
+            kind = one.get("kind")
+            if kind in found:
+                found[cast("What", kind)].append(one)
+    return found
+
+
+def files(place: Path) -> Sequence[Path]:
+    """The file itself, or the manifests below a folder, in the order of their names. Raises DiskError."""
+    try:
+        if not place.is_dir():
+            return [place]
+        return sorted(path for path in place.rglob("*") if path.suffix in SUFFIXES and path.is_file())
+    except OSError as error:
+        raise DiskError(f"{place}: {error.strerror}") from None
+
+
+def _documents(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with path.open("rb") as file:
+            for document in yaml.load_all(file, Loader=_LOADER):
+                yield from _flat(document)
+    except OSError as error:
+        raise DiskError(f"{path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise DiskError(f"{path}: is no YAML: {' '.join(str(error).split())}") from None
+
+
+def _flat(document: object) -> Iterator[dict[str, Any]]:
+    if isinstance(document, dict):
+        items = document.get("items")
+        if str(document.get("kind", "")).endswith("List") and isinstance(items, list):
+            for item in items:
+                yield from _flat(item)
+        else:
+            yield document
+
+
+class Disk:
+    """Tells `feed` until `stop`. `on_failure` hears what cannot be read; what was known stays."""
+
+    def __init__(self, place: Path, feed: Feed, on_failure: Callable[[DiskError], None]) -> None:
+        self._place, self._feed, self._on_failure = place, feed, on_failure
+        self._stopping = threading.Event()
+
+    def start(self) -> None:
+        """Begins, in a thread of its own."""
+        threading.Thread(target=self._follow, name="disk", daemon=True).start()
+
+    def stop(self) -> None:
+        """Ends it at the next look."""
+        self._stopping.set()
+
+    def _follow(self) -> None:
+        seen: object = None
+        while not self._stopping.is_set():
+            try:
+                there = self._state()
+                if there != seen:
+                    seen = there
+                    for what, objects in read(self._place).items():
+                        self._feed.listed(what, objects)
+            except DiskError as error:
+                self._on_failure(error)
+            for what in WHAT:
+                self._feed.heard(what)
+            self._stopping.wait(LOOK_SECONDS)
+
+    def _state(self) -> object:
+        try:
+            return [
+                (path, (there := path.stat()).st_mtime_ns, there.st_size, there.st_ino) for path in files(self._place)
+            ]
+        except OSError as error:
+            raise DiskError(f"{error.filename}: {error.strerror}") from None

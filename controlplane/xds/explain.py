@@ -1,0 +1,166 @@
+"""In words: where a request from a pod to a host would go, under which policy, and why. Says what `translate` does."""
+
+from collections.abc import Iterator, Sequence
+from urllib.parse import urlsplit
+
+from controlplane.xds import endpoints, routes, scope
+from controlplane.xds.mesh import Endpoint, Key, Mesh, Port, Problem, Service
+from controlplane.xds.policies import DEFAULT, PREFIX, TABLE, Policy
+from controlplane.xds.snapshot import Caller
+from controlplane.xds.translate import Choices
+from controlplane.xds.translated import Translated
+from controlplane.xds.values import show_duration
+
+UPSTREAMS = f"{PREFIX}upstreams"
+MAX_SHOWN = 8  # endpoints
+
+
+def problems(mesh: Mesh) -> list[Problem]:
+    """What is wrong with the cluster's objects."""
+    return [*mesh.problems, *(problem for service in mesh.all_services() for problem in service.problems)]
+
+
+def request(snapshot: Translated, choices: Choices, by: Caller, url: str, method: str = "GET") -> list[str]:
+    """The sentences. `url` is `http://orders:80/path`, or only `orders:80`. Raises ValueError if it is neither."""
+    host, number = _host(url)
+    found = _service(snapshot.mesh, choices, by, host)
+    lines = [f"{method} {host}:{number} from {by.namespace}/{by.pod}{_place(by)}", ""]
+    if found is None:
+        return [*lines, f"{host} is no Service of the cluster: it passes through to the address that was dialled."]
+    return [*lines, *_told(snapshot, choices, by, found, number, method), *_complaints(found)]
+
+
+def _host(url: str) -> tuple[str, int]:
+    parts = urlsplit(url if "//" in url else f"//{url}", scheme="http")
+    if not parts.hostname:
+        raise ValueError(f"{url!r}: use a host and port, such as orders:80")
+    return parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _place(by: Caller) -> str:
+    return f", on node {by.node}{f' in zone {by.zone}' if by.zone else ''}" if by.node else ""
+
+
+def _service(mesh: Mesh, choices: Choices, by: Caller, host: str) -> Service | None:
+    """The Service of that name or ClusterIP, in view or not."""
+    wanted = {host, f"[{host}]"}
+    own = mesh.service(Key(by.namespace, host.partition(".")[0]))
+    if own is not None and wanted & set(routes.hosts(own, by.namespace, choices.domain)):
+        return own
+    every = mesh.all_services()
+    return next((one for one in every if wanted & set(routes.hosts(one, by.namespace, choices.domain))), None)
+
+
+def _told(
+    snapshot: Translated, choices: Choices, by: Caller, service: Service, number: int, method: str
+) -> Iterator[str]:
+    port = service.port(number)
+    if service.form == "external":
+        yield f"Service {service.key} is an ExternalName: it passes through to the address that was dialled."
+    elif service.form == "headless":
+        yield f"Service {service.key} is headless: it passes through to the pod that was dialled, never to another."
+    elif port is None:
+        yield f"Service {service.key} has no TCP port {number}{_ports(service)}: it passes through."
+    elif service not in snapshot.services(snapshot.view(by)):
+        yield from _out_of_view(choices, by, service)
+    else:
+        yield from _in_view(snapshot, by, service, port, method)
+
+
+def _ports(service: Service) -> str:
+    return f" (it has {', '.join(str(port.number) for port in service.ports)})" if service.ports else ""
+
+
+def _out_of_view(choices: Choices, by: Caller, service: Service) -> Iterator[str]:
+    yield f"It passes through to where kube-proxy sends it, without retries, limits or ejection: {service.key} is not"
+    if by.upstreams:
+        names = sorted({*by.upstreams, _name(service, by)})
+        yield "among the upstreams that the pod declares. To change that, in the pod's template:"
+        yield f'  {UPSTREAMS}: "{",".join(names)}"'
+    elif service.locality == "node-only":
+        yield "told to pods whose node is not known, for its internalTrafficPolicy is Local."
+    else:
+        yield f"in the default scope, {choices.scope.default}. To change that, in the pod's template:"
+        yield f'  {UPSTREAMS}: "{_name(service, by)}"  # and the others that it calls: a declaration is the whole scope'
+
+
+def _name(service: Service, by: Caller) -> str:
+    return service.key.name if service.key.namespace == by.namespace else f"{service.key.name}.{service.key.namespace}"
+
+
+def _in_view(snapshot: Translated, by: Caller, service: Service, port: Port, method: str) -> Iterator[str]:
+    view = snapshot.view(by)
+    name = scope.cluster_name(service, port, view)
+    variant = name.partition("@")[2]
+    why = "the pod declares it" if by.upstreams else "the default scope has it"
+    yield f"Service {service.key}, port {port.number}{f' ({port.name})' if port.name else ''}: {why}. Cluster {name}."
+    ranks = endpoints.ranked(service.locality, variant, snapshot.mesh.endpoints_of(service, port))
+    yield from _endpoints(service, ranks)
+    yield from _policy(service, port, method)
+
+
+def _endpoints(service: Service, ranks: Sequence[Sequence[Endpoint]]) -> Iterator[str]:
+    reasons = {
+        "any": "",
+        "zone": "in the caller's zone first, ",
+        "node": "on the caller's node first, ",
+        "node-only": "on the caller's node only, ",
+    }
+    if not ranks:
+        yield f"Endpoints: {reasons[service.locality]}none. The answer is 503, no healthy upstream."
+    for rank, group in enumerate(ranks):
+        shown = ", ".join(f"{one.address}:{one.port}{f' ({one.pod})' if one.pod else ''}" for one in group[:MAX_SHOWN])
+        more = f" and {len(group) - MAX_SHOWN} more" if len(group) > MAX_SHOWN else ""
+        last = "" if group[0].ready else "; all are terminating, and the last resort"
+        yield f"{'Endpoints: ' + reasons[service.locality] if not rank else 'Else: '}{shown}{more}{last}."
+
+
+def _policy(service: Service, port: Port, method: str) -> Iterator[str]:
+    policy = service.policy
+    if port.protocol == "tcp":
+        yield "TCP: a connection goes to one of them and stays there; no request is seen, and none repeated."
+    else:
+        yield _retries(policy, method)
+        yield f"Timeout: {show_duration(policy.timeout) if policy.timeout else 'none'}{_set_by(policy, 'timeout')}."
+    yield f"Balancing: {_balancing(service)}."
+    yield (
+        f"Limits of this caller: {policy.max_connections} connections, {policy.max_requests} requests in flight, "
+        f"{policy.max_pending_requests} waiting."
+    )
+    if policy.eject_after:
+        yield (
+            f"An endpoint that fails {policy.eject_after} times in a row is left alone for "
+            f"{show_duration(policy.eject_for)}, longer each time; never more than {policy.eject_percent} % of them."
+        )
+
+
+def _retries(policy: Policy, method: str) -> str:
+    if not policy.retries:
+        return f"It is never sent again{_set_by(policy, 'retries')}."
+    budget = (
+        f"up to {policy.retries} times, to another endpoint, as long as retries are below {policy.retry_budget} % of "
+        f"the requests in flight (or {policy.retry_minimum} at once)"
+    )
+    if method in routes.IDEMPOTENT or policy.retry_methods == "all":
+        return f"{method} may be repeated: it is sent again on {', '.join(policy.retry_on)}, {budget}."
+    return f"{method} may not be repeated: it is sent again only where nobody had begun it, {budget}."
+
+
+def _balancing(service: Service) -> str:
+    if service.policy.balancing is None and service.sticky:
+        return "consistent-hash on the caller's address, since the Service's sessionAffinity is ClientIP"
+    kind, name = service.policy.hash_on
+    on = f" on {kind} {name}".rstrip() if service.policy.balancing == "consistent-hash" else ""
+    return f"{service.policy.balancing or 'least-request'}{on}{_set_by(service.policy, 'balancing')}"
+
+
+def _set_by(policy: Policy, field: str) -> str:
+    """Which annotation said so."""
+    if getattr(policy, field) == getattr(DEFAULT, field):
+        return ""
+    return f" ({next(row.key for row in TABLE if row.field == field)})"
+
+
+def _complaints(service: Service) -> list[str]:
+    found = [f"! {problem.message}" for problem in service.problems]
+    return ["", f"Wrong with Service {service.key}; the rest of it applies:", *found] if found else []
