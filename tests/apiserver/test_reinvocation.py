@@ -15,11 +15,20 @@ from tests.apiserver.objects import (
     container,
     container_names,
     init_names,
+    named,
     pod,
     sidecar,
 )
 from tests.apiserver.processes import eventually
 
+TCP_PROBES = [
+    container(
+        ports=[{"name": "db", "containerPort": 5432}],
+        startupProbe={"tcpSocket": {"port": "db"}},
+        readinessProbe={"tcpSocket": {"port": 5432}, "periodSeconds": 3},
+        livenessProbe={"httpGet": {"port": "db"}},
+    )
+]
 AFTER_US, BEFORE_US = "z-meddler", "a-meddler"
 SERVER_FIELDS = ("uid", "resourceVersion", "creationTimestamp", "managedFields", "generation")
 
@@ -121,6 +130,24 @@ def remove_our_mounts(meddled: Object) -> list[Object]:
     ]
 
 
+def point_probe_elsewhere(meddled: Object) -> list[Object]:
+    """Somebody has moved the application to another port."""
+    present = meddled["spec"]["containers"][0].get("readinessProbe", {})
+    moved = {key: value for key, value in present.items() if key not in ("httpGet", "tcpSocket")}
+    moved |= {"tcpSocket": {"port": 6432}}
+    asks = present.get("httpGet", {}).get("path")
+    if not present or moved == present or asks == "/tcp/6432":
+        return []
+    return [{"op": "replace", "path": "/spec/containers/0/readinessProbe", "value": moved}]
+
+
+def make_probes_patient(meddled: Object) -> list[Object]:
+    """A policy that knows how long things take."""
+    if "readinessProbe" not in meddled["spec"]["containers"][0]:
+        return []
+    return [{"op": "add", "path": "/spec/containers/0/readinessProbe/timeoutSeconds", "value": 9}]
+
+
 def test_what_the_server_fills_in_gives_us_nothing_to_do(here: Shop) -> None:
     here.create(cart("cart"))
     assert here.looks("cart") == [True, False]
@@ -137,6 +164,36 @@ def test_images_are_pulled_as_the_cluster_demands(here: Shop) -> None:
 @pytest.mark.parametrize("form", ["native", "classic"])
 def test_a_copy_of_a_stored_pod_gives_us_nothing_to_do(here: Shop, form: str) -> None:
     stored = here.create(cart("cart", annotations={"sidecar": form}, initContainers=[container("migrate")]))
+    assert here.third_look(stored) == [False]
+
+
+@pytest.mark.parametrize("form", ["native", "classic"])
+def test_a_tcp_probe_is_stored_as_one_of_the_sidecar_and_gives_us_nothing_more_to_do(here: Shop, form: str) -> None:
+    cache = container("cache", restartPolicy="Always", readinessProbe={"tcpSocket": {"port": 6379}})
+    annotations = {"sidecar": form}
+    stored = here.create(cart("cart", annotations=annotations, containers=TCP_PROBES, initContainers=[cache]))
+    app, cache = named(stored["spec"]["containers"], "app"), named(stored["spec"]["initContainers"], "cache")
+    asked = {kind: probe.get("httpGet", {}).get("path") for kind, probe in app.items() if kind.endswith("Probe")}
+    assert asked == {"startupProbe": "/tcp/5432", "readinessProbe": "/tcp/5432", "livenessProbe": "/"}
+    assert cache["readinessProbe"]["httpGet"] == {"path": "/tcp/6379", "port": 15020, "scheme": "HTTP"}
+    assert here.looks("cart") == [True, False]
+    assert here.third_look(stored) == [False]
+
+
+@pytest.mark.parametrize("registered", [BEFORE_US, AFTER_US])
+def test_a_tcp_probe_that_another_webhook_changes_is_asked_of_the_sidecar_again(here: Shop, registered: str) -> None:
+    with here.meddled(registered, point_probe_elsewhere):
+        stored = here.create(cart("cart", containers=TCP_PROBES))
+    assert stored["spec"]["containers"][0]["readinessProbe"]["httpGet"]["path"] == "/tcp/6432"
+    assert "/tcp/6432" in " ".join(sidecar(stored)["args"])
+    assert here.third_look(stored) == [False]
+
+
+def test_what_another_webhook_says_of_a_rewritten_probe_stays(here: Shop) -> None:
+    with here.meddled(AFTER_US, make_probes_patient):
+        stored = here.create(cart("cart", containers=TCP_PROBES))
+    probe = stored["spec"]["containers"][0]["readinessProbe"]
+    assert (probe["httpGet"]["path"], probe["timeoutSeconds"], probe["periodSeconds"]) == ("/tcp/5432", 9, 3)
     assert here.third_look(stored) == [False]
 
 
