@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic.alias_generators import to_camel
 
+from webhook import traffic
 from webhook.annotations import TABLE, Annotation
 from webhook.choices import Choices
 from webhook.injection import Injected, Outcome, Rejected, Skipped, Unchanged
@@ -27,12 +28,12 @@ _SENTENCES = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What becomes of one workload: where it stands, its name, the path to its pod template, its annotations."""
+    """What becomes of one workload: where it stands, its name, the path to its pod template, the pod as written."""
 
     where: str
     name: str
     template: str
-    annotations: Mapping[str, str]
+    pod: Mapping[str, Any]
     outcome: Outcome
 
 
@@ -66,7 +67,10 @@ def full(finding: Finding, settings: Settings) -> str:
     for warning in _warnings(outcome):
         lines += _wrap(f"warning: {warning}", "  ! ")
     if isinstance(outcome, Injected | Unchanged):
-        lines += ["", *_table(outcome.choices, outcome.given, finding.annotations, settings)]
+        annotations = finding.pod["metadata"].get("annotations") or {}
+        lines += ["", *_table(outcome.choices, outcome.given, annotations, settings)]
+        for rows in traffic.tables(finding.pod, outcome.choices, settings):
+            lines += ["", *_columns(rows)]
     return "\n".join((*lines, ""))
 
 
@@ -115,9 +119,13 @@ def _table(
         written = annotations.get(row.key, "") if row in given else None
         value = show(getattr(choices, row.field))
         rows.append((row.name, value, _origin(row, value, written, settings)))
+    yield from _columns(rows)
+
+
+def _columns(rows: Sequence[tuple[str, str, str]]) -> Iterator[str]:
     widths = [min(max(len(row[column]) for row in rows), 56) for column in (0, 1)]
-    for name, value, origin in rows:
-        yield f"  {name:{widths[0]}}  {value:{widths[1]}}  {origin}".rstrip()
+    for first, second, third in rows:
+        yield f"  {first:{widths[0]}}  {second:{widths[1]}}  {third}".rstrip()
 
 
 def _origin(row: Annotation, value: str, written: str | None, settings: Settings) -> str:

@@ -84,7 +84,7 @@ class _Examiner:
         except MalformedReview as error:
             self.problems.append(": ".join(part for part in (where, name, field, str(error)) if part))
             return False
-        self.findings.append(Finding(where, name, field, pods.decode(pod).annotations, outcome))
+        self.findings.append(Finding(where, name, field, injection.authored(pods.decode_whole(pod)), outcome))
         if isinstance(outcome, Injected):
             _apply(outcome.patch, known, target)
         return isinstance(outcome, Injected)

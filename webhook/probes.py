@@ -68,17 +68,17 @@ class Plan:
     @property
     def asked(self) -> dict[Place, int]:
         """The port of each probe that is asked of the sidecar."""
-        return {each.place: each.port for each in self.tcp if each.way is Way.ASKED_OF_SIDECAR}
+        return {probe.place: probe.port for probe in self.tcp if probe.way is Way.ASKED_OF_SIDECAR}
 
     @property
     def paths(self) -> dict[str, int]:
         """The port behind each path that the sidecar is asked for."""
-        return {_path(port): port for port in sorted(set(self.asked.values()))}
+        return {path_of(port): port for port in sorted(set(self.asked.values()))}
 
     @property
     def timeout_seconds(self) -> int:
         """How long the most patient of them waits."""
-        return max((each.timeout_seconds for each in self.tcp), default=1)
+        return max((probe.timeout_seconds for probe in self.tcp), default=1)
 
 
 NOTHING = Plan()
@@ -93,7 +93,7 @@ def plan(pod: Pod, choices: Choices) -> Plan:
         if action is not None and action.port == PORTS.probes and not action.host:
             astray.append((place, container.name))
         if probe.tcp_socket is not None:
-            port, early = _number(container, probe.tcp_socket.port), _is_early(place, choices)
+            port, early = number(container, probe.tcp_socket.port), is_early(place, choices)
             found = way("tcpSocket", probe.tcp_socket.host, port, choices, early=early)
             # The API server refuses other timeouts; an hour is as good as for ever.
             tcp.append(Tcp(place, container.name, port, min(max(probe.timeout_seconds, 1), 3600), found))
@@ -131,13 +131,13 @@ def way(action: str, host: str, port: int, choices: Choices, *, early: bool = Fa
     return Way.BEFORE_REDIRECTION if early else Way.ASKED_OF_SIDECAR
 
 
-def _is_early(place: Place, choices: Choices) -> bool:
-    """Of an author's native sidecar, beside a classic one of ours: it is up, and kept alive, before Envoy is there."""
+def is_early(place: Place, choices: Choices) -> bool:
+    """Whether it is one of an author's native sidecar beside a classic one of ours, asked before Envoy is there."""
     name, _, kind = place
     return choices.form == "classic" and name == "initContainers" and kind != "readinessProbe"
 
 
-def _number(container: Container, port: int | str) -> int:
+def number(container: Container, port: int | str) -> int:
     """The number of a port, or 0; a name is one that the container declares, as for the kubelet."""
     if isinstance(port, str):
         port = next((declared.container_port for declared in container.ports or () if declared.name == port), 0)
@@ -147,12 +147,13 @@ def _number(container: Container, port: int | str) -> int:
 # From what the author wrote to what is asked of the sidecar
 
 
-def _path(port: int) -> str:
+def path_of(port: int) -> str:
+    """What the sidecar is asked for in its stead."""
     return f"/tcp/{port}"
 
 
 def _question(port: int) -> Document:
-    return {"path": _path(port), "port": PORTS.probes, "scheme": "HTTP"}
+    return {"path": path_of(port), "port": PORTS.probes, "scheme": "HTTP"}
 
 
 def _exchanged(probe: Document, old: str, new: str, action: object) -> Document:
@@ -186,9 +187,9 @@ def changes(present: Document, authored: Document, planned: Plan) -> Iterator[Op
                 if port is not None:
                     wanted = _exchanged(wanted, "tcpSocket", "httpGet", _question(port))
                 if container.get(kind) != wanted:
-                    path = f"/spec/{name}/{index}/{kind}"
-                    yield {"op": "test", "path": path, "value": container[kind]}
-                    yield {"op": "replace", "path": path, "value": wanted}
+                    where = f"/spec/{name}/{index}/{kind}"
+                    yield {"op": "test", "path": where, "value": container[kind]}
+                    yield {"op": "replace", "path": where, "value": wanted}
 
 
 # And back
@@ -225,7 +226,7 @@ def _stands_for(probe: Any, original: object) -> bool:
         return False
     match probe:
         case {"httpGet": {"path": str(path), **rest}} if "tcpSocket" not in probe and not written.host:
-            paths = _path(written.port) if isinstance(written.port, int) else _PATH
+            paths = path_of(written.port) if isinstance(written.port, int) else _PATH
             return re.fullmatch(paths, path) is not None and rest == {"port": PORTS.probes, "scheme": "HTTP"}
         case _:
             return False

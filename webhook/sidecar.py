@@ -195,8 +195,17 @@ def _trace_resource(service: str, settings: Settings) -> list[Document]:
     return [{"name": "OTEL_RESOURCE_ATTRIBUTES", "value": named}]
 
 
-def _arguments(choices: Choices, service: str, settings: Settings, probes: Plan) -> list[str]:
-    overlay = bootstrap.overlay(
+def listeners(choices: Choices, settings: Settings, probes: Plan) -> list[tuple[str, str, int]]:
+    """Name, address and port of each of Envoy's listeners, on a node with IPv6."""
+    shared = msgspec.json.decode(bootstrap.render(settings.bootstrap)["bootstrap-dual.json"])
+    own = _overlay(choices, settings, probes).get("static_resources", {})
+    found = [*shared["static_resources"]["listeners"], *own.get("listeners", ())]
+    sockets = [(each["name"], each["address"]["socket_address"]) for each in found]
+    return [(name, socket["address"], socket["port_value"]) for name, socket in sockets]
+
+
+def _overlay(choices: Choices, settings: Settings, probes: Plan) -> Document:
+    return bootstrap.overlay(
         node_metadata={
             "namespace": "$(POD_NAMESPACE)",
             "pod_ip": "$(POD_IP)",
@@ -209,6 +218,9 @@ def _arguments(choices: Choices, service: str, settings: Settings, probes: Plan)
         tcp_probes=probes.paths,
         tcp_probe_seconds=probes.timeout_seconds,
     )
+
+
+def _arguments(choices: Choices, service: str, settings: Settings, probes: Plan) -> list[str]:
     return [
         "--config-path",
         # The init container knows whether the node has IPv6, and links the right file; without one, the operator says.
@@ -216,7 +228,7 @@ def _arguments(choices: Choices, service: str, settings: Settings, probes: Plan)
         if choices.mode == "none"
         else f"{RUN_DIRECTORY}/bootstrap.json",
         "--config-yaml",
-        msgspec.json.encode(overlay).decode(),
+        msgspec.json.encode(_overlay(choices, settings, probes)).decode(),
         "--service-node",
         "$(POD_NAME).$(POD_NAMESPACE)",
         "--service-cluster",
