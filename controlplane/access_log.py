@@ -36,6 +36,8 @@ _HTTP = {
     "request_id": "%REQUEST_HEADER(X-REQUEST-ID)%",
 }
 
+FIELDS = ("direction", *{**_TCP, **_HTTP})
+
 
 def percentages(choice: AccessLog) -> dict[str, int]:
     """The runtime values that make `choice` take effect."""

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic.alias_generators import to_camel
 
-from controlplane import choices, tracing
+from controlplane import access_log, choices, tracing
+from tests.dataplane.limits import LIMITS
 from tests.monitoring.rules import alerts
 from webhook import explain, settings
 from webhook.annotations import TABLE, Annotation
@@ -59,6 +60,32 @@ HELP = {
     "server.drainSeconds": "How long it then waits for requests that it has begun.",
     "server.logFormat": "One JSON object a line, or text.",
     "server.logLevel": "What is logged: each admission at `info`.",
+}
+
+# What a field of the access log says.
+LOG_FIELDS = {
+    "direction": "The listener: `inbound`, `outbound`, `opaque-inbound`, `opaque-outbound` or `explicit`.",
+    "time": "When the request, or the connection, began.",
+    "pod": "The pod's name.",
+    "namespace": "Its namespace.",
+    "flags": "Why Envoy failed it, in Envoy's codes, such as `UF` for a server that cannot be reached.",
+    "details": "The same in words; `via_upstream` for an answer of the application's.",
+    "duration_ms": "How long it took, in milliseconds.",
+    "client": "The caller's address and port.",
+    "destination": "Where it was going.",
+    "upstream": "Where Envoy sent it.",
+    "upstream_failure": "Why the connection there failed.",
+    "bytes_received": "Bytes of the body, or of the connection, from the client.",
+    "bytes_sent": "Bytes to the client.",
+    "server_name": "TCP: the name in a TLS client's first message.",
+    "termination": "TCP: why Envoy ended it.",
+    "method": "HTTP: the method.",
+    "path": "HTTP: the target, with its query.",
+    "authority": "HTTP: the `Host`.",
+    "protocol": "HTTP: its version.",
+    "status": "HTTP: the status.",
+    "attempts": "HTTP: how often it was sent on.",
+    "request_id": "HTTP: `x-request-id`.",
 }
 
 _KINDS: tuple[tuple[object, str], ...] = (
@@ -116,6 +143,17 @@ def alert_table() -> str:
 def _metrics(expression: str) -> str:
     names = re.findall(r"\b(?:envoy_sidecar|apiserver)_\w+", expression)
     return ", ".join(f"`{name.removesuffix('_bucket')}`" for name in dict.fromkeys(names))
+
+
+def limit_table() -> str:
+    """What Envoy cannot keep."""
+    rows = [(limit.what, limit.becomes, limit.instead or "-") for limit in LIMITS]
+    return table(("what", "becomes", "instead"), rows)
+
+
+def log_table() -> str:
+    """Every field of the access log."""
+    return table(("field", "what it says"), [(f"`{name}`", LOG_FIELDS[name]) for name in access_log.FIELDS])
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

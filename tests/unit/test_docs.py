@@ -32,6 +32,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "skips": reference.skips,
     "rejections": reference.rejections,
     "alerts": reference.alert_table,
+    "limits": reference.limit_table,
+    "access-log": reference.log_table,
 }
 CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)(#[^)]*)?\)")
