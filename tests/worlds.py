@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from google.protobuf.any_pb2 import Any
+
 from controlplane.xds.cache import Cache
 from controlplane.xds.snapshot import WILDCARD, Caller, Kind, Resource, Snapshot
 from controlplane.xds.stream import Conversation
@@ -27,7 +29,7 @@ class World:
 
     def get(self, kind: Kind, name: str) -> Resource | None:
         version = self.contents[kind].get(name)
-        return None if version is None else Resource(name, version, f"{name} {version}".encode())
+        return None if version is None else Resource(name, version, _body(kind, version))
 
     def changed(self, former: Snapshot) -> Iterator[tuple[Kind, str]]:
         assert isinstance(former, World)
@@ -35,6 +37,11 @@ class World:
             old, new = former.contents[kind], self.contents[kind]
             yield from ((kind, name) for name in old.keys() | new.keys() if old.get(name) != new.get(name))
         yield from ((kind, WILDCARD) for kind in WILD if self._names[kind] != former._names[kind])
+
+
+def _body(kind: Kind, version: str) -> bytes:
+    """Of the right form, and no more than that."""
+    return bytes(Any(type_url=kind, value=version.encode()).SerializeToString())
 
 
 def world(

@@ -1,0 +1,159 @@
+"""Whose proxy calls: what the API server says of the ServiceAccount token that it shows, and nothing of its own word.
+
+RefusedError         it is not let in; `reason` is of a closed set
+
+The token's own words are believed only where they speak against it: for another audience, or expired. That spares the
+API server a question, and tells the reasons apart. A question is asked in a thread, once for each token at a time, and
+its answer kept for a short while; a good one is used for longer if the API server cannot be asked.
+"""
+
+import asyncio
+import hashlib
+import json
+from base64 import urlsafe_b64decode
+from binascii import Error as NotBase64
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+AUDIENCE = "envoy-sidecar-controlplane"
+MAX_TOKEN = 8192  # characters; the API server's have about 1,200
+FRESH_SECONDS = 60.0  # an answer is used without asking again
+REFUSED_SECONDS = 10.0  # the same of a refusal
+KEPT = 20_000  # answers, the oldest of which go first
+MAX_QUESTIONS = 8192  # that wait at a time: as many proxies as one process may meet after a restart
+
+Reason = Literal[
+    "no_token", "malformed", "expired", "audience", "invalid", "no_pod", "other_pod", "unavailable", "busy"
+]
+REASONS: tuple[Reason, ...] = get_args(Reason)
+Review = Callable[[str, str], Mapping[str, Any]]  # token, audience -> a TokenReview's status; raises whatever it likes
+
+
+class RefusedError(Exception):
+    """The caller is not let in."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason: Reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The pod that a token was made for, by the API server's word."""
+
+    namespace: str
+    pod: str
+    service_account: str = ""
+    node: str = ""
+
+    def check(self, node_id: str) -> None:
+        """Raises RefusedError unless Envoy's `node.id` says the same: `POD.NAMESPACE`, where POD may have dots."""
+        pod, _, namespace = node_id.rpartition(".")
+        if (pod, namespace) != (self.pod, self.namespace):
+            raise RefusedError("other_pod", f"node.id {node_id[:300]!r}, but a token of {self.namespace}/{self.pod}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    at: float
+    expires: float
+    found: Identity | RefusedError
+
+
+class Authenticator:
+    """Asks `review`, in threads of `executor`. `clock` is the time of day, in seconds."""
+
+    def __init__(self, review: Review, executor: Executor, clock: Callable[[], float]) -> None:
+        self._review, self._executor, self._clock = review, executor, clock
+        self._answers: OrderedDict[bytes, _Answer] = OrderedDict()
+        self._asking: dict[bytes, asyncio.Task[_Answer]] = {}
+
+    async def identify(self, authorization: str | None) -> Identity:
+        """The pod that a header `authorization` proves. Raises RefusedError."""
+        token = _token(authorization)
+        expires = _expiry(token, self._clock())
+        key = hashlib.sha256(token.encode()).digest()
+        answer = self._answers.get(key)
+        if answer is None or not self._is_fresh(answer):
+            answer = await self._ask(key, token, expires, answer)
+        if isinstance(answer.found, RefusedError):
+            raise RefusedError(answer.found.reason, str(answer.found))
+        return answer.found
+
+    def _is_fresh(self, answer: _Answer) -> bool:
+        lasts = FRESH_SECONDS if isinstance(answer.found, Identity) else REFUSED_SECONDS
+        return self._clock() < min(answer.at + lasts, answer.expires)
+
+    async def _ask(self, key: bytes, token: str, expires: float, former: _Answer | None) -> _Answer:
+        task = self._asking.get(key)
+        if task is None:
+            if len(self._asking) >= MAX_QUESTIONS:
+                raise RefusedError("busy", "too many callers at once; the next attempt may be luckier")
+            task = self._asking[key] = asyncio.create_task(self._answer(key, token, expires))
+            task.add_done_callback(lambda done: done.exception())  # is told to whoever still waits
+        try:
+            return await asyncio.shield(task)  # others may wait for it even if this caller goes away
+        except RefusedError:
+            if former is not None and isinstance(former.found, Identity) and self._clock() < former.expires:
+                return former
+            raise
+
+    async def _answer(self, key: bytes, token: str, expires: float) -> _Answer:
+        loop = asyncio.get_running_loop()
+        try:
+            status = await loop.run_in_executor(self._executor, self._review, token, AUDIENCE)
+        except Exception as error:  # whatever keeps us from asking, the caller may be who it says
+            raise RefusedError("unavailable", f"the API server could not be asked: {error}"[:300]) from None
+        finally:
+            del self._asking[key]
+        answer = self._answers[key] = _Answer(self._clock(), expires, _identity(status))
+        self._answers.move_to_end(key)
+        while len(self._answers) > KEPT:
+            self._answers.popitem(last=False)
+        return answer
+
+
+def _token(authorization: str | None) -> str:
+    scheme, _, token = (authorization or "").partition(" ")
+    if not token or scheme.lower() != "bearer":
+        raise RefusedError("no_token", "no bearer token in the header authorization")
+    if len(token) > MAX_TOKEN:
+        raise RefusedError("malformed", f"a token of {len(token)} characters")
+    return token
+
+
+def _expiry(token: str, now: float) -> float:
+    """When it expires, by its own words. Raises RefusedError if these are enough to refuse it."""
+    try:
+        _, payload, _ = token.split(".")
+        claims = json.loads(urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        audience, expires = claims["aud"], float(claims["exp"])
+    except (ValueError, TypeError, KeyError, NotBase64, RecursionError):
+        raise RefusedError("malformed", "no ServiceAccount token") from None
+    if expires <= now:
+        raise RefusedError("expired", f"the token expired {now - expires:.0f} s ago")
+    if AUDIENCE not in ([audience] if isinstance(audience, str) else audience):
+        raise RefusedError("audience", f"the token is not for {AUDIENCE}")
+    return expires
+
+
+def _identity(status: Mapping[str, Any]) -> Identity | RefusedError:
+    """What a TokenReview says."""
+    if status.get("authenticated") is not True or AUDIENCE not in (status.get("audiences") or ()):
+        return RefusedError("invalid", f"the API server refuses the token: {status.get('error', '')}"[:300])
+    user = status.get("user") or {}
+    prefix, _, name = str(user.get("username", "")).rpartition(":")
+    system, _, namespace = prefix.rpartition(":")
+    extra = user.get("extra") or {}
+    pod = _first(extra, "pod-name")
+    if system != "system:serviceaccount" or not pod:
+        return RefusedError("no_pod", "the token is not bound to a pod")
+    return Identity(namespace, pod, name, _first(extra, "node-name"))
+
+
+def _first(extra: Mapping[str, Any], name: str) -> str:
+    values = extra.get(f"authentication.kubernetes.io/{name}") or [""]
+    return str(values[0])

@@ -1,0 +1,166 @@
+"""One proxy's gRPC stream: carries the conversation, at the pace of whoever is slower, and says why it ended.
+
+Reading is slowed down for who asks too often; writing waits until the proxy takes what it gets. A stream that is quiet
+is one task and its conversation.
+"""
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import grpc
+from grpc.aio import EOF
+
+from controlplane.xds import wire
+from controlplane.xds.cache import Cache
+from controlplane.xds.identity import Identity
+from controlplane.xds.metrics import End, Metrics
+from controlplane.xds.snapshot import Caller, Kind
+from controlplane.xds.stream import Conversation
+from controlplane.xds.topic import Accepted, Asked, ConversationError, Received, Rejected, Stale
+from controlplane.xds.wire import MalformedError, Request
+
+RATE, BURST = 50.0, 1000.0  # requests a second, and of a moment; Envoy sends one for each type and change
+
+Stream = Any  # grpc.aio.ServicerContext[bytes, bytes]; the package says no types
+_CODES: dict[End, grpc.StatusCode] = {
+    "too_many_names": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "name_too_long": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "malformed": grpc.StatusCode.INVALID_ARGUMENT,
+    "silent": grpc.StatusCode.DEADLINE_EXCEEDED,
+    "replaced": grpc.StatusCode.CANCELLED,
+    "stopping": grpc.StatusCode.UNAVAILABLE,
+    "internal": grpc.StatusCode.INTERNAL,
+}
+
+
+class Ended(Exception):
+    """The stream is over, for a reason of ours, or the proxy's own: `closed`."""
+
+    def __init__(self, reason: End, message: str = "") -> None:
+        super().__init__(message)
+        self.reason: End = reason
+
+    @property
+    def code(self) -> grpc.StatusCode:
+        """gRPC's word for it."""
+        return _CODES.get(self.reason, grpc.StatusCode.OK)
+
+
+class Session:
+    """One stream. `caller` says whose it is now; `told` hears of each rejection."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        identity: Identity,
+        cache: Cache,
+        caller: Callable[[], Caller],
+        metrics: Metrics,
+        told: Callable[[Identity, Rejected], None],
+    ) -> None:
+        self.identity, self.since = identity, monotonic()
+        self.caller = caller()
+        self.conversation = Conversation(cache, self._look, self._notice)
+        self._stream, self._find, self._metrics, self._told = stream, caller, metrics, told
+        self._writing: asyncio.Task[None] | None = None
+        self._noticed: float | None = None  # when something changed that the proxy has not been told of
+        self._allowance, self._counted = BURST, self.since
+        self._task: asyncio.Task[Any] | None = None
+        self._end: Ended | None = None
+
+    async def run(self, first: Request) -> None:
+        """Talks until the stream is over. Raises Ended."""
+        self._task = asyncio.current_task()
+        try:
+            self._receive(first)
+            while (data := await self._stream.read()) is not EOF:
+                self._receive(wire.decode(data))
+                if self._allowance < 0:
+                    await asyncio.sleep(-self._allowance / RATE)
+        except ConversationError as error:
+            raise Ended(error.reason, str(error)) from None
+        except MalformedError as error:
+            raise Ended("malformed", str(error)) from None
+        except asyncio.CancelledError:
+            if self._end is None:  # the proxy went away
+                raise
+            raise self._end from None
+        finally:
+            self.conversation.end()
+            if self._writing is not None:
+                self._writing.cancel()
+        raise Ended("closed")
+
+    def end(self, end: Ended) -> None:
+        """Lets `run` raise this."""
+        if self._end is None and self._task is not None:
+            self._end = end
+            self._task.cancel()
+
+    def wake(self) -> None:
+        """There may be something to say."""
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write())
+
+    def look_again(self) -> None:
+        """The caller may be another: what it is told of follows."""
+        if self._find() != self.caller:
+            for kind in self.conversation.topics:
+                self.conversation.notice(kind, "*")
+
+    def _look(self) -> Caller:
+        self.caller = self._find()
+        return self.caller
+
+    def _notice(self) -> None:
+        self._noticed = self._noticed or monotonic()
+        self.wake()
+
+    def _receive(self, request: Request) -> None:
+        now = monotonic()
+        self._allowance = min(BURST, self._allowance + (now - self._counted) * RATE) - 1
+        self._counted = now
+        self._metrics.requests[request.kind].inc()
+        self._count(self.conversation.receive(request, now))
+        self.wake()
+
+    def _count(self, received: Received) -> None:
+        match received:
+            case Asked():
+                pass
+            case Accepted(kind, seconds):
+                self._metrics.accept_seconds[kind].observe(seconds)
+            case Stale(kind):
+                self._metrics.stale[kind].inc()
+            case Rejected(kind):
+                self._metrics.nacks[kind].inc()
+                self._told(self.identity, received)
+
+    async def _write(self) -> None:
+        try:
+            while (response := self.conversation.respond(monotonic())) is not None:
+                data = wire.encode(response)
+                if not await self._deliver(data):
+                    return
+                self._measure(response.kind, len(data))
+        except Exception as error:  # a bug of ours ends this stream, and no other
+            self.end(Ended("internal", repr(error)))
+        finally:
+            self._writing = None
+
+    async def _deliver(self, data: bytes) -> bool:
+        """Whether the stream was still there."""
+        try:
+            await self._stream.write(data)
+        except Exception:  # gRPC has many; `run` finds out as well
+            return False
+        return True
+
+    def _measure(self, kind: Kind, size: int) -> None:
+        self._metrics.responses[kind].inc()
+        self._metrics.sent_bytes[kind].inc(size)
+        if self._noticed is not None:
+            self._metrics.push_seconds.observe(monotonic() - self._noticed)
+            self._noticed = None

@@ -1,0 +1,275 @@
+"""The server on loopback, with real gRPC at both ends."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import grpc
+import pytest
+from prometheus_client import CollectorRegistry
+
+from controlplane.xds import server as serving
+from controlplane.xds import session
+from controlplane.xds.identity import Identity
+from controlplane.xds.metrics import PREFIX, Metrics
+from controlplane.xds.server import Limits, Server
+from controlplane.xds.snapshot import Caller, Kind
+from controlplane.xds.topic import MAX_NAMES
+from tests.proxies import Proxy, call, channel, connected, refusal
+from tests.worlds import World, world
+
+CDS, EDS, LDS, RDS = Kind
+
+
+def callers(identity: Identity) -> Caller:
+    return Caller(identity.namespace, identity.pod)
+
+
+class Running:
+    """A server, its port, and what it counts."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.registry = CollectorRegistry()
+        self.server = Server(Metrics(self.registry), None, limits)
+        self.port = 0
+
+    def adopt(self, snapshot: World) -> None:
+        self.server.adopt(snapshot, callers)
+
+    def counted(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(f"{PREFIX}_{name}", labels) or 0
+
+    async def until(self, name: str, value: float, **labels: str) -> None:
+        async with asyncio.timeout(10):
+            while self.counted(name, **labels) != value:  # noqa: ASYNC110  what is waited for is the metric itself
+                await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def running(snapshot: World, limits: Limits | None = None) -> AsyncIterator[Running]:
+    here = Running(limits)
+    here.adopt(snapshot)
+    here.port = await here.server.listen("127.0.0.1:0", None)
+    try:
+        yield here
+    finally:
+        await here.server.stop(0)
+
+
+def run(story: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(story(), 30))
+
+
+def test_a_proxy_learns_the_world_and_its_changes() -> None:
+    async def story() -> None:
+        async with running(world("a=1", "a=1")) as here, connected(here.port) as proxy:
+            await proxy.ask(CDS)
+            await proxy.until(CDS, {"a": "1"})
+            await proxy.ask(EDS, "a")
+            await proxy.until(EDS, {"a": "1"})
+            here.adopt(world("a=1 b=1", "a=2"))
+            await proxy.until(EDS, {"a": "2"})
+            await proxy.until(CDS, {"a": "1", "b": "1"})
+
+    run(story)
+
+
+def test_what_is_gone_is_taken_away_although_nothing_else_happens() -> None:
+    async def story() -> None:
+        async with running(world("a=1")) as here, connected(here.port) as proxy:
+            await proxy.ask(CDS)
+            await proxy.until(CDS, {"a": "1"})
+            here.adopt(world())
+            await proxy.until(CDS, {})
+
+    run(story)
+
+
+def test_resources_arrive_as_they_were_made() -> None:
+    large = "v" * 100_000
+
+    async def story() -> None:
+        async with running(World({EDS: {"a": large}})) as here, connected(here.port) as proxy:
+            await proxy.ask(EDS, "a")
+            await proxy.until(EDS, {"a": large})
+
+    run(story)
+
+
+def test_a_stream_that_ends_leaves_nothing_behind() -> None:
+    async def story() -> None:
+        async with running(world("a=1")) as here:
+            async with connected(here.port) as proxy:
+                await proxy.ask(CDS)
+                await proxy.until(CDS, {"a": "1"})
+                assert here.counted("streams") == 1
+            await here.until("streams", 0)
+            assert here.server.cache.subscriptions() == dict.fromkeys(Kind, 0)
+            assert here.server.debug()["proxies"] == []
+
+    run(story)
+
+
+@pytest.mark.parametrize("data", [b"\xff" * 100, b"GET / HTTP/1.1\r\n\r\n", bytes(range(256))])
+def test_garbage_ends_the_stream_that_it_came_by_and_no_other(data: bytes) -> None:
+    async def story() -> None:
+        async with running(world("a=1")) as here, connected(here.port) as good, channel(here.port) as bad:
+            await good.ask(CDS)
+            await good.until(CDS, {"a": "1"})
+            stream = call(bad)
+            await stream.write(data)
+            assert await refusal(stream) is grpc.StatusCode.INVALID_ARGUMENT
+            assert here.counted("stream_ends_total", reason="malformed") == 1
+            here.adopt(world("a=2"))
+            await good.until(CDS, {"a": "2"})
+
+    run(story)
+
+
+def test_a_million_names_end_the_stream() -> None:
+    async def story() -> None:
+        async with running(world()) as here, channel(here.port) as bad:
+            proxy = Proxy(call(bad), "web-0.shop")
+            await proxy.ask(EDS, *(f"n{number}" for number in range(MAX_NAMES + 1)))
+            assert await refusal(proxy.call) is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert here.counted("stream_ends_total", reason="too_many_names") == 1
+
+    run(story)
+
+
+def test_a_request_that_is_too_large_ends_the_stream() -> None:
+    async def story() -> None:
+        async with running(world(), Limits(request_bytes=10_000)) as here, channel(here.port) as bad:
+            stream = call(bad)
+            await stream.write(b"\x0a" * 20_000)
+            assert await refusal(stream) is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    run(story)
+
+
+def test_of_too_many_streams_of_one_pod_the_oldest_gives_way() -> None:
+    async def story() -> None:
+        async with running(world("a=1")) as here, channel(here.port) as connection:
+            proxies = [Proxy(call(connection), "web-0.shop") for _ in range(serving.STREAMS_PER_POD + 1)]
+            for proxy in proxies:
+                await proxy.ask(CDS)
+                await proxy.call.read()
+            assert await refusal(proxies[0].call) is grpc.StatusCode.CANCELLED
+            assert here.counted("streams") == serving.STREAMS_PER_POD
+
+    run(story)
+
+
+def test_more_streams_than_a_replica_takes_are_refused() -> None:
+    async def story() -> None:
+        async with running(world("a=1"), Limits(streams=1)) as here, connected(here.port) as proxy:
+            await proxy.ask(CDS)
+            await proxy.until(CDS, {"a": "1"})
+            async with channel(here.port) as other:
+                assert await refusal(call(other)) is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    run(story)
+
+
+def test_a_flood_of_requests_slows_down_who_sends_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "BURST", 20.0)
+
+    async def story() -> None:
+        async with (
+            running(world("a=1", "a=1")) as here,
+            connected(here.port, "web-0.shop") as flood,
+            connected(here.port, "web-1.shop") as good,
+        ):
+            for _ in range(200):
+                await flood.ask(EDS, "a")
+            await good.ask(CDS)
+            await good.until(CDS, {"a": "1"})
+            assert here.counted("requests_total", type="endpoints") < 60
+
+    run(story)
+
+
+def test_a_proxy_that_never_answers_gets_one_response_of_each_type() -> None:
+    async def story() -> None:
+        async with running(world("a=1", "a=1")) as here, connected(here.port, mute=True) as proxy:
+            await proxy.ask(EDS, "a")
+            await proxy.until(EDS, {"a": "1"})
+            for version in range(2, 200):
+                here.adopt(world("a=1", f"a={version}"))
+            await proxy.ask(CDS)
+            await proxy.until(CDS, {"a": "1"})
+            assert len(proxy.responses) == 2
+
+    run(story)
+
+
+def test_another_type_of_stream_is_unknown() -> None:
+    async def story() -> None:
+        async with running(world()) as here, channel(here.port) as connection:
+            stream = connection.stream_stream(
+                "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
+            )()
+            assert await refusal(stream) is grpc.StatusCode.UNIMPLEMENTED
+
+    run(story)
+
+
+def test_a_replica_that_stops_tells_its_proxies() -> None:
+    async def story() -> None:
+        async with running(world("a=1")) as here, channel(here.port) as connection:
+            proxy = Proxy(call(connection), "web-0.shop")
+            await proxy.ask(CDS)
+            await proxy.call.read()
+            stopping = asyncio.create_task(here.server.stop(0.1))
+            assert await refusal(proxy.call) is grpc.StatusCode.UNAVAILABLE
+            await stopping
+
+    run(story)
+
+
+def test_a_caller_that_turns_out_to_be_another_is_told_what_concerns_it() -> None:
+    class Zoned(World):
+        def names(self, kind: Kind, caller: Caller) -> tuple[str, ...]:
+            return (f"a@{caller.zone}",) if caller.zone and kind is CDS else ()
+
+    async def story() -> None:
+        snapshot = Zoned({CDS: {"a@west": "1"}})
+        async with running(snapshot) as here, connected(here.port) as proxy:
+            await proxy.ask(CDS)
+            await here.until("responses_total", 1, type="cluster")
+            here.server.adopt(snapshot, lambda identity: Caller(identity.namespace, identity.pod, zone="west"))
+            await proxy.until(CDS, {"a@west": "1"})
+
+    run(story)
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "10.0.0.1:0", "control.plane:0"])
+def test_nothing_is_served_in_the_clear_beyond_loopback(address: str) -> None:
+    async def story() -> None:
+        with pytest.raises(ValueError, match="beyond loopback"):
+            await Running().server.listen(address, None)
+
+    run(story)
+
+
+def test_a_port_that_is_taken_is_an_error() -> None:
+    async def story() -> None:
+        async with running(world()) as here:
+            with pytest.raises(OSError, match=str(here.port)):
+                await Running().server.listen(f"127.0.0.1:{here.port}", None)
+
+    run(story)
+
+
+def test_who_is_connected_and_what_it_has_can_be_looked_at() -> None:
+    async def story() -> None:
+        async with running(world("a=1")) as here, connected(here.port) as proxy:
+            await proxy.ask(CDS)
+            await proxy.until(CDS, {"a": "1"})
+            await here.until("accept_seconds_count", 1, type="cluster")
+            (found,) = here.server.debug()["proxies"]
+            assert (found["pod"], found["types"]["cluster"]["names"]) == ("shop/web-0", 1)
+            (held,) = here.server.debug_proxy("shop", "web-0")
+            assert held["holds"] == {"cluster": {"a": "1"}}
+
+    run(story)
