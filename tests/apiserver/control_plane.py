@@ -58,11 +58,24 @@ def etcd(directory: Path) -> Iterator[str]:
 @contextmanager
 def apiserver(directory: Path, store: str) -> Iterator[Cluster]:
     """A kube-apiserver over that etcd, once it says that it is ready."""
-    port, token = free_port(), secrets.token_hex(16)
-    cluster = Cluster(f"https://127.0.0.1:{port}", token, directory)
-    log = directory / "apiserver.log"
+    cluster = described(directory)
+    with serving(cluster, store):
+        yield cluster
+
+
+def described(directory: Path) -> Cluster:
+    """A cluster whose API server does not run yet."""
+    cluster = Cluster(f"https://127.0.0.1:{free_port()}", secrets.token_hex(16), directory)
     write_inputs(cluster)
-    command = [str(binaries.kubernetes("kube-apiserver")), *flags(directory, store, port)]
+    return cluster
+
+
+@contextmanager
+def serving(cluster: Cluster, store: str) -> Iterator[None]:
+    """Its API server, ready; with all that etcd holds, if it is not the first time."""
+    log = cluster.directory / "apiserver.log"
+    port = int(cluster.url.rpartition(":")[2])
+    command = [str(binaries.kubernetes("kube-apiserver")), *flags(cluster.directory, store, port)]
     with running(command, log) as process:
 
         def ready() -> bool:
@@ -71,7 +84,7 @@ def apiserver(directory: Path, store: str) -> Iterator[Cluster]:
             return cluster.ca.exists() and answers(f"{cluster.url}/readyz", cluster)
 
         eventually(ready, f"kube-apiserver is ready, see {log}", seconds=90)
-        yield cluster
+        yield
 
 
 def flags(directory: Path, store: str, port: int) -> list[str]:

@@ -179,8 +179,12 @@ def installed(directory: Path) -> Iterator[Keeping]:
     for program in ("kube-apiserver", "kubectl"):
         binaries.kubernetes(program)
     with control_plane.started(directory) as cluster:
-        cluster.kubectl("apply", "-f", "-", stdin=[here(one) for one in manifests(cluster, directory)])
-        yield Keeping(cluster, sign_in(cluster, "envoy-sidecar-certs"))
+        yield install(cluster)
+
+
+def install(cluster: Cluster) -> Keeping:
+    cluster.kubectl("apply", "-f", "-", stdin=[here(one) for one in manifests(cluster, cluster.directory)])
+    return Keeping(cluster, sign_in(cluster, "envoy-sidecar-certs"))
 
 
 def here(thing: Object) -> Object:

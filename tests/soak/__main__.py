@@ -7,14 +7,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 
-from tests.soak import handshakes, memory, rotation
+from tests.soak import handshakes, memory, outage, rotation
 from tests.soak.table import Row, render
 
 MISSED = 1  # exit code
 
 Scenario = Callable[[Path, bool], Iterator[Row]]  # an empty folder for its files; whether in its short form
 
-SCENARIOS: Mapping[str, Scenario] = {"memory": memory.run, "handshakes": handshakes.run, "rotation": rotation.run}
+SCENARIOS: Mapping[str, Scenario] = {
+    "memory": memory.run,
+    "handshakes": handshakes.run,
+    "rotation": rotation.run,
+    "outage": outage.run,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -28,7 +28,7 @@ from tests.apiserver.objects import namespace, pod, service_account
 from tests.apiserver.processes import eventually, free_port, running
 from tests.soak.table import Row, at_least, at_most
 
-CLIENTS = 8
+CLIENTS = 16
 SHOP = "shop"
 HELD, FRESH = "held", "fresh"  # one connection for all requests, or one for each
 DAY_SECONDS = 86400
