@@ -31,7 +31,7 @@ def _listener(timeout_seconds: int) -> Json:
         "admin_probes",
         [any_host([_ROUTE])],
         [_CONNECT, router(suppress_envoy_headers=True)],
-        codec_type="HTTP1",  # in which a request without these headers has no body
+        codec_type="HTTP1",
         common_http_protocol_options={"max_stream_duration": f"{timeout_seconds}s"},
     )
     return {
@@ -58,20 +58,8 @@ def _cluster(path: str, port: int, timeout_seconds: int) -> Json:
     }
 
 
-def _absent(header: str) -> Json:
-    return {"name": header, "present_match": False}
-
-
 _ROUTE: Json = {
-    "match": {
-        "prefix": "/",
-        # What a request carried would be sent to the application, past whatever guards it.
-        "headers": [
-            {"name": ":method", "string_match": {"exact": "GET"}},
-            _absent("content-length"),
-            _absent("transfer-encoding"),
-        ],
-    },
+    "match": {"prefix": "/", "headers": [{"name": ":method", "string_match": {"exact": "GET"}}]},
     "route": {
         "cluster_header": ":path",
         "cluster_not_found_response_code": "NOT_FOUND",
@@ -79,15 +67,20 @@ _ROUTE: Json = {
         "upgrade_configs": [{"upgrade_type": "CONNECT", "connect_config": {"allow_post": True}}],
     },
 }
-# Envoy makes a bare connection of a POST, and answers 200 once it stands. A 204 is whole without a body, so that the
-# kubelet need not wait for the application to hang up; what that says meanwhile is dropped.
+# Envoy makes a bare connection of a POST, and answers 200 once it stands. A body would be sent to the application, past
+# whatever guards it. A 204 is whole without one, so that the kubelet need not wait for the application to hang up; what
+# that says meanwhile is dropped.
 _CONNECT = extension(
     "envoy.filters.http.lua",
     "filters.http.lua.v3.Lua",
     clear_route_cache=False,
     default_source_code={
         "inline_string": """function envoy_on_request(request)
-  request:headers():replace(":method", "POST")
+  if request:body() then
+    request:respond({[":status"] = "400"}, "")
+  else
+    request:headers():replace(":method", "POST")
+  end
 end
 function envoy_on_response(response)
   if response:headers():get(":status") == "200" then

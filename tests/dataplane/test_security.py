@@ -100,12 +100,14 @@ def test_another_pod_learns_nothing_of_other_ports(web: Pod, stranger: Pod, path
         request(f"POST {QUESTION} HTTP/1.1", "Host: x", "Content-Length: 4") + b"evil",
         request(f"GET {QUESTION} HTTP/1.1", "Host: x", "Content-Length: 4") + b"evil",
         request(f"GET {QUESTION} HTTP/1.1", "Host: x", "Transfer-Encoding: chunked") + b"4\r\nevil\r\n0\r\n\r\n",
+        request(f"GET {QUESTION} HTTP/1.1", "Host: x", "Transfer-Encoding: chunked") + b"4\r\nevil\r\n",
+        request(f"GET {QUESTION} HTTP/1.1", "Host: x", "Transfer-Encoding: chunked") + b"0\r\nX: evil\r\n\r\n",
         request(f"GET {QUESTION} HTTP/1.1", "Host: x") + b"evil",
         request(f"GET {QUESTION} HTTP/1.1", "Host: x", "Connection: Upgrade", "Upgrade: websocket") + b"evil",
         request(f"CONNECT {QUESTION} HTTP/1.1", "Host: x") + b"evil",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nevil",
     ],
-    ids=["POST", "body", "chunked", "pipelined", "upgrade", "CONNECT", "HTTP/2"],
+    ids=["POST", "body", "chunked", "unfinished", "trailers", "pipelined", "upgrade", "CONNECT", "HTTP/2"],
 )
 def test_no_byte_of_another_pod_gets_to_the_application_by_a_probe_nor_back(
     web: Pod, stranger: Pod, sent: bytes
