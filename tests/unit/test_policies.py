@@ -1,0 +1,106 @@
+"""What a Service may say about how it wants to be called."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controlplane.xds import policies
+from controlplane.xds.policies import DEFAULT, PREFIX, TABLE, Annotation, Policy
+from controlplane.xds.values import show_duration
+
+
+def read(**annotations: str) -> tuple[Policy, tuple[str, ...]]:
+    return policies.read({PREFIX + name.replace("_", "-"): text for name, text in annotations.items()})
+
+
+@pytest.mark.parametrize("row", TABLE, ids=[row.name for row in TABLE])
+def test_the_example_of_every_annotation_changes_the_policy(row: Annotation) -> None:
+    policy, _ = policies.read({row.key: row.example})
+    assert getattr(policy, row.field) != getattr(DEFAULT, row.field)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "field", "value"),
+    [
+        ("retries", "0", "retries", 0),
+        ("timeout", "1.5s", "timeout", 1500),
+        ("timeout", "off", "timeout", 0),
+        ("timeout", "250ms", "timeout", 250),
+        ("idle-timeout", "2m", "idle_timeout", 120_000),
+        ("retry-on", "5xx, reset", "retry_on", ("5xx", "reset")),
+        ("hash-on", "cookie:Session", "hash_on", ("cookie", "Session")),
+        ("hash-on", "header:X-User", "hash_on", ("header", "x-user")),
+        ("protocol", "tcp", "protocols", ((0, "tcp"),)),
+        ("protocol", "80=http, 5432=tcp", "protocols", ((80, "http"), (5432, "tcp"))),
+        ("health-check", "off", "health_check", ""),
+        ("eject-after", "0", "eject_after", 0),
+    ],
+)
+def test_values_as_authors_write_them(name: str, text: str, field: str, value: object) -> None:
+    policy, _ = policies.read({PREFIX + name: text})
+    assert getattr(policy, field) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("retries", "11"),
+        ("retries", "-1"),
+        ("retries", "two"),
+        ("retries", ""),
+        ("retries", "1\n"),
+        ("retries", "٣"),
+        ("timeout", "5"),
+        ("timeout", "25h"),
+        ("timeout", "1e3s"),
+        ("connect-timeout", "off"),
+        ("retry-on", "always"),
+        ("retry-on", ""),
+        ("retry-budget", "101"),
+        ("load-balancing", "random"),
+        ("hash-on", "header:"),
+        ("hash-on", "header:a b"),
+        ("hash-on", "x-user"),
+        ("health-check", "healthz"),
+        ("health-check", "/a b"),
+        ("health-check", "/\r\nx: y"),
+        ("protocol", "udp"),
+        ("protocol", "70000=tcp"),
+        ("protocol", "80=http,80=tcp"),
+        ("max-requests", "0"),
+    ],
+)
+def test_a_bad_value_is_told_with_what_is_allowed_and_the_rest_applies(name: str, text: str) -> None:
+    policy, problems = policies.read({PREFIX + name: text, PREFIX + "retry-timeout": "1s"})
+    assert policy == Policy(retry_timeout=1000)
+    (problem,) = problems
+    assert problem.startswith(f"{PREFIX}{name}: {text!r}: use ")
+
+
+def test_an_unknown_annotation_of_ours_is_told_with_the_nearest() -> None:
+    assert read(retreis="1")[1] == (
+        "'envoy-sidecar.io/retreis' is no annotation of a Service; did you mean envoy-sidecar.io/retries?",
+    )
+
+
+def test_annotations_of_others_are_nobodys_business_here() -> None:
+    assert policies.read({"example.com/retries": "x", "retries": "y"}) == (DEFAULT, ())
+
+
+def test_consistent_hash_without_a_word_on_what_is_told() -> None:
+    assert "needs envoy-sidecar.io/hash-on" in read(load_balancing="consistent-hash")[1][0]
+
+
+def test_a_hash_that_nothing_uses_is_told() -> None:
+    assert "does nothing" in read(hash_on="source-ip")[1][0]
+
+
+@given(st.dictionaries(st.sampled_from([row.key for row in TABLE]), st.text(max_size=300)))
+def test_no_value_whatever_raises_and_no_message_is_long(annotations: dict[str, str]) -> None:
+    _, problems = policies.read(annotations)
+    assert all(len(problem) < 1200 for problem in problems)
+
+
+@given(st.integers(1, 24 * 3_600_000))
+def test_a_time_reads_back_as_it_is_shown(milliseconds: int) -> None:
+    assert read(timeout=show_duration(milliseconds))[0].timeout == milliseconds

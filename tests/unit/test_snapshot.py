@@ -1,0 +1,221 @@
+"""Versions, what differs between two snapshots, and that it does not matter how a cluster came to be as it is."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from controlplane.extensions import Json
+from controlplane.xds.scope import Scope
+from controlplane.xds.snapshot import WILDCARD, Caller, Kind
+from controlplane.xds.translate import Choices
+from controlplane.xds.translated import Translated
+from controlplane.xds.world import WHAT, What, World, key_of
+from tests.cluster import WEB, mesh, node, service, slice_of, translated, world
+
+CALLERS = (
+    WEB,
+    Caller("accounts", "a-1", node="n1", zone="eu-1a"),
+    Caller("shop", "web-2", node="n2", zone="eu-1b", upstreams=("b", "a.accounts")),
+)
+Told = dict[tuple[Kind, str], str]
+
+
+def everything(of: Translated, *callers: Caller) -> Told:
+    """All that these callers are told: versions by type and name. Asks for each, as their proxies would."""
+    found: Told = {}
+    for caller in callers or CALLERS:
+        names = [(Kind.CLUSTER, name) for name in of.names(Kind.CLUSTER, caller)]
+        names += [(Kind.ENDPOINTS, name) for _, name in names]
+        for name in of.names(Kind.LISTENER, caller):
+            names += [(Kind.LISTENER, name), (Kind.ROUTES, name.replace("out_", "http_"))]
+        for kind, name in names:
+            resource = of.get(kind, name)
+            if resource is not None:
+                found[kind, name] = resource.version
+    return found
+
+
+# Versions
+
+
+def test_a_version_is_the_same_in_every_replica_and_after_a_restart() -> None:
+    script = (
+        "from tests.cluster import *; from tests.unit.test_snapshot import everything\n"
+        "print(sorted(everything(translated(service(), slice_of(), service('b', ports=[80, 81])), WEB).values()))"
+    )
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": "."},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(outputs) == 1
+
+
+def test_a_version_says_nothing_of_the_order_in_which_slices_came() -> None:
+    one, other = slice_of(), slice_of(endpoints=["10.0.0.2"], suffix="b")
+    assert everything(translated(service(), one, other)) == everything(translated(service(), other, one))
+
+
+def test_a_resource_that_stays_is_the_same_object() -> None:
+    former = translated(service(), slice_of(), service("b"))
+    everything(former)
+    latter = former.next(mesh(service(), slice_of(endpoints=["10.0.0.2"]), service("b")))
+    assert latter.get(Kind.CLUSTER, "shop/b:80") is former.get(Kind.CLUSTER, "shop/b:80")
+
+
+# Differences
+
+
+def test_an_endpoint_that_comes_changes_the_endpoints_and_nothing_else() -> None:
+    there = world(service(), slice_of(), service("b"))
+    former = Translated(there.mesh(), Choices())
+    everything(former)
+    there.put("EndpointSlice", slice_of(endpoints=["10.0.0.1", "10.0.0.2"]))
+    assert list(former.next(there.mesh()).changed(former)) == [(Kind.ENDPOINTS, "shop/orders:80")]
+
+
+def test_nothing_differs_between_equal_worlds() -> None:
+    former = translated(service(), slice_of())
+    everything(former)
+    changes = former.next(mesh(service(), slice_of())).changed(former)
+    assert [name for name in changes if name[1] != WILDCARD] == []
+
+
+def test_a_name_that_was_asked_for_in_vain_is_told_when_it_comes() -> None:
+    former = translated()
+    assert former.get(Kind.ENDPOINTS, "shop/orders:80") is None
+    assert (Kind.ENDPOINTS, "shop/orders:80") in set(former.next(mesh(service())).changed(former))
+
+
+def test_a_service_that_goes_takes_its_names_along() -> None:
+    former = translated(service(), slice_of())
+    asked = set(everything(former))
+    latter = former.next(mesh())
+    assert asked <= set(latter.changed(former))
+    assert all(latter.get(*name) is None for name in asked)
+
+
+def test_a_set_of_names_that_stays_is_the_same_object() -> None:
+    former = translated(service(), service("b"))
+    names = former.names(Kind.CLUSTER, WEB)
+    latter = former.next(mesh(service(annotations={"timeout": "1s"}), service("b")))
+    assert latter.names(Kind.CLUSTER, WEB) is names
+
+
+def test_what_nobody_asked_for_is_never_translated() -> None:
+    former = translated(*(service(f"s{n}") for n in range(100)))
+    former.get(Kind.CLUSTER, "shop/s7:80")
+    latter = former.next(mesh(*(service(f"s{n}", annotations={"timeout": "1s"}) for n in range(100))))
+    assert list(latter.changed(former))
+    assert set(latter._made) == {(Kind.CLUSTER, "shop/s7:80")}
+
+
+def test_what_is_gone_for_good_leaves_nothing_behind() -> None:
+    of = translated(service(), slice_of())
+    everything(of)
+    for _ in range(3):
+        of = of.next(mesh(service("b")))
+    assert not [name for name in of._made if "orders" in name[1]]
+    assert not [owner for owner in of._asked if "orders" in str(owner)]
+
+
+# However it came about
+
+
+NAMES = st.sampled_from(["a", "b", "c"])
+NAMESPACES = st.sampled_from(["shop", "accounts"])
+SPECS = st.fixed_dictionaries(
+    {"clusterIP": st.sampled_from(["10.96.0.1", "10.96.0.2", "fd00::1", "None"])},
+    optional={
+        "trafficDistribution": st.just("PreferSameZone"),
+        "internalTrafficPolicy": st.just("Local"),
+        "sessionAffinity": st.just("ClientIP"),
+    },
+)
+PORTS = st.lists(st.sampled_from([80, 81, 5432]), max_size=3)
+ANNOTATIONS = st.dictionaries(st.sampled_from(["timeout", "retries", "protocol"]), st.sampled_from(["1s", "3", "tcp"]))
+ADDRESSES = st.lists(st.sampled_from(["10.0.0.1", "10.0.0.2", "127.0.0.1"]), max_size=3, unique=True)
+
+
+@st.composite
+def events(draw: st.DrawFn) -> tuple[What, Json, bool]:
+    """An object that is put, or removed."""
+    what: What = draw(st.sampled_from(WHAT[:2] + WHAT[3:]))
+    name, namespace = draw(NAMES), draw(NAMESPACES)
+    match what:
+        case "Service":
+            raw = service(name, namespace, draw(ANNOTATIONS), draw(PORTS), **draw(SPECS))
+        case "EndpointSlice":
+            raw = slice_of(name, draw(ADDRESSES), namespace, suffix=draw(st.sampled_from("xy")))
+        case _:
+            raw = node(draw(st.sampled_from(["n1", "n2"])), draw(st.sampled_from(["eu-1a", "eu-1b"])))
+    return what, raw, draw(st.booleans())
+
+
+SCOPES = st.sampled_from([Scope(), Scope(default="cluster"), Scope(default="list", services=("a", "b.accounts"))])
+
+
+def play(there: World, history: list[tuple[What, Json, bool]]) -> Iterator[None]:
+    for what, raw, stays in history:
+        if stays:
+            there.put(what, raw)
+        else:
+            there.remove(what, key_of(raw))
+        yield
+
+
+@settings(deadline=None)
+@given(st.lists(events(), max_size=12), SCOPES)
+def test_a_cluster_that_came_step_by_step_is_told_as_one_that_was_listed(
+    history: list[tuple[What, Json, bool]], scope: Scope
+) -> None:
+    choices, there = Choices(scope=scope), World()
+    snapshot = Translated(there.mesh(), choices)
+    for _ in play(there, history):
+        snapshot = snapshot.next(there.mesh())
+        everything(snapshot)
+    last = {(what, key_of(raw)): (raw, stays) for what, raw, stays in history}
+    listed = World()
+    for (what, _), (raw, stays) in last.items():
+        if stays:
+            listed.put(what, raw)
+    assert everything(snapshot) == everything(Translated(listed.mesh(), choices))
+
+
+@settings(deadline=None)
+@given(st.lists(events(), max_size=8), SCOPES)
+def test_whoever_looks_at_what_changed_knows_everything(history: list[tuple[What, Json, bool]], scope: Scope) -> None:
+    there = World()
+    snapshot = Translated(there.mesh(), Choices(scope=scope))
+    known = everything(snapshot)
+    for _ in play(there, history):
+        former, snapshot = snapshot, snapshot.next(there.mesh())
+        for kind, name in snapshot.changed(former):
+            found = snapshot.get(kind, name) if name != WILDCARD else None
+            known.pop((kind, name), None)
+            if found is not None:
+                known[kind, name] = found.version
+        for caller in CALLERS:  # what a wildcard newly holds is asked for at once
+            for new, version in everything(snapshot, caller).items():
+                known.setdefault(new, version)
+        told = everything(snapshot)
+        assert {one: known[one] for one in told} == told
+        assert snapshot.rejected == {}
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_endpoints_may_be_told_one_service_at_a_time(parts: int) -> None:
+    objects = [service(name) for name in "abc"] + [slice_of(name) for name in "abc"]
+    there = world(*objects)
+    for service_key in sorted(there.touched)[:parts]:
+        there.mesh([service_key], rest=False)
+    assert there.mesh() == mesh(*objects)

@@ -1,0 +1,397 @@
+"""What Envoy is told of the cluster: which Services, by which names, and how a request is treated."""
+
+import json
+from typing import Any
+
+import pytest
+
+from controlplane.clusters import PASSTHROUGH
+from controlplane.extensions import Json
+from controlplane.headers import LOAD_REPORT, UNPROCESSED
+from controlplane.xds.scope import Scope
+from controlplane.xds.snapshot import Caller, Kind
+from controlplane.xds.translate import Choices
+from controlplane.xds.translated import Translated
+from tests.cluster import WEB, endpoint, node, service, slice_of, terminating, translated
+from tests.static_form import routes_of
+
+ZONED: Json = {"trafficDistribution": "PreferSameZone"}
+LOCAL: Json = {"internalTrafficPolicy": "Local"}
+
+
+def source(of: Translated, kind: Kind, name: str) -> Json:
+    """The resource as JSON, which has passed Envoy's rules."""
+    assert of.get(kind, name) is not None, (name, of.rejected)
+    found = of.source(kind, name)
+    assert found is not None
+    return found
+
+
+def cluster(**annotations: str) -> Json:
+    """The cluster of a Service with these annotations."""
+    named = {name.replace("_", "-"): text for name, text in annotations.items()}
+    return source(translated(service(annotations=named)), Kind.CLUSTER, "shop/orders:80")
+
+
+def virtual_hosts(of: Translated, by: Caller = WEB, port: int = 80) -> dict[str, Json]:
+    (listener,) = (name for name in of.names(Kind.LISTENER, by) if name.startswith(f"out_{port}/"))
+    routes = routes_of(source(of, Kind.LISTENER, listener))
+    assert routes is not None
+    return {host["name"]: host for host in source(of, Kind.ROUTES, routes)["virtual_hosts"]}
+
+
+def route(method: str, **annotations: str) -> Json:
+    """What a request of that method meets at a Service with these annotations."""
+    named = {name.replace("_", "-"): text for name, text in annotations.items()}
+    for one in virtual_hosts(translated(service(annotations=named)))["shop/orders:80"]["routes"]:
+        headers = one["match"].get("headers", [])
+        if "prefix" in one["match"] and all(
+            method in h["string_match"]["safe_regex"]["regex"].split("|") for h in headers
+        ):
+            found: Json = one["route"]
+            return found
+    raise AssertionError(f"no route for {method}")
+
+
+def ranks(of: Translated, name: str) -> dict[int, list[str]]:
+    """The addresses of a cluster's endpoints, by priority."""
+    found: dict[int, list[str]] = {}
+    for group in source(of, Kind.ENDPOINTS, name)["endpoints"]:
+        for one in group["lb_endpoints"]:
+            address = one["endpoint"]["address"]["socket_address"]["address"]
+            found.setdefault(group["priority"], []).append(address)
+    return found
+
+
+# Hosts
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "orders",
+        "orders.shop",
+        "orders.shop.svc",
+        "orders.shop.svc.cluster.local",
+        "orders.shop.svc.cluster.local.",
+        "10.96.0.10",
+    ],
+)
+def test_a_service_is_known_by_every_name_that_dns_and_kube_proxy_know(host: str) -> None:
+    assert host in virtual_hosts(translated(service()))["shop/orders:80"]["domains"]
+
+
+def test_its_short_name_is_known_in_its_own_namespace_only() -> None:
+    everything = Choices(scope=Scope(default="cluster"))
+    foreign = Caller("accounts", "web-1")
+    hosts = virtual_hosts(translated(service(), choices=everything), foreign)["shop/orders:80"]["domains"]
+    assert "orders.shop" in hosts
+    assert "orders" not in hosts
+
+
+def test_ports_in_the_host_header_do_not_matter() -> None:
+    assert source(with_routes(translated(service())), Kind.ROUTES, "http_80/shop")["ignore_port_in_host_matching"]
+
+
+def with_routes(of: Translated, by: Caller = WEB) -> Translated:
+    """The same, after its listeners were asked for, as every proxy does."""
+    of.names(Kind.LISTENER, by)
+    return of
+
+
+def test_an_ipv6_address_is_a_host_in_brackets() -> None:
+    raw = service(clusterIP="fd00::10", clusterIPs=["fd00::10", "10.96.0.10"])
+    assert {"[fd00::10]", "10.96.0.10"} <= set(virtual_hosts(translated(raw))["shop/orders:80"]["domains"])
+
+
+def test_two_services_with_one_address_do_not_spoil_the_routes_of_all() -> None:
+    hosts = virtual_hosts(translated(service("a"), service("b")))
+    assert "10.96.0.10" in hosts["shop/a:80"]["domains"]
+    assert "10.96.0.10" not in hosts["shop/b:80"]["domains"]
+
+
+def test_an_unknown_host_passes_through() -> None:
+    passed = virtual_hosts(translated(service()))["any"]
+    assert passed["domains"] == ["*"]
+    assert {one["route"]["cluster"] for one in passed["routes"]} == {PASSTHROUGH}
+
+
+def test_headers_between_sidecars_end_at_every_egress() -> None:
+    for host in virtual_hosts(translated(service())).values():
+        assert set(host["response_headers_to_remove"]) == {UNPROCESSED, LOAD_REPORT}
+
+
+def test_another_cluster_domain_is_the_operators_choice() -> None:
+    hosts = virtual_hosts(translated(service(), choices=Choices(domain="mesh.example")))
+    assert "orders.shop.svc.mesh.example" in hosts["shop/orders:80"]["domains"]
+
+
+# Retries and timeouts
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"])
+def test_an_idempotent_request_is_sent_again_twice(method: str) -> None:
+    policy = route(method)["retry_policy"]
+    assert policy["num_retries"] == 2
+    assert {"gateway-error", "reset", "connect-failure", "refused-stream"} <= set(policy["retry_on"].split(","))
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH", "LOCK", "get"])
+def test_any_other_is_sent_again_only_where_nobody_began_it(method: str) -> None:
+    policy = route(method)["retry_policy"]
+    allowed = {"connect-failure", "refused-stream", "reset-before-request", "retriable-headers"}
+    assert set(policy["retry_on"].split(",")) == allowed
+    assert policy["retriable_headers"] == [{"name": UNPROCESSED, "present_match": True}]
+
+
+def test_an_author_may_say_that_every_request_is_idempotent() -> None:
+    assert route("POST", retry_methods="all") == route("GET")
+
+
+def test_without_retries_there_is_no_retry_policy() -> None:
+    assert "retry_policy" not in route("GET", retries="0")
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_there_is_no_timeout_unless_the_author_gives_one(method: str) -> None:
+    assert route(method)["timeout"] == "0s"
+    assert route(method, timeout="1500ms")["timeout"] == "1.5s"
+
+
+def test_an_attempt_has_its_own_timeout() -> None:
+    assert route("GET", retry_timeout="250ms")["retry_policy"]["per_try_timeout"] == "0.25s"
+
+
+def test_connect_is_never_sent_again() -> None:
+    first = virtual_hosts(translated(service()))["shop/orders:80"]["routes"][0]
+    assert "connect_matcher" in first["match"]
+    assert "retry_policy" not in first["route"]
+
+
+# Clusters
+
+
+def test_a_callers_retries_have_a_budget() -> None:
+    (limits,) = cluster(retry_budget="10", retry_minimum="1")["circuit_breakers"]["thresholds"]
+    assert limits["retry_budget"] == {"budget_percent": {"value": 10}, "min_retry_concurrency": 1}
+
+
+@pytest.mark.parametrize(
+    ("choice", "policy"),
+    [
+        ({}, "least_request"),
+        ({"load_balancing": "round-robin"}, "round_robin"),
+        ({"load_balancing": "latency"}, "client_side_weighted_round_robin"),
+        ({"load_balancing": "consistent-hash", "hash_on": "cookie:id"}, "ring_hash"),
+    ],
+)
+def test_how_an_endpoint_is_chosen(choice: dict[str, str], policy: str) -> None:
+    (chosen,) = cluster(**choice)["load_balancing_policy"]["policies"]
+    assert chosen["typed_extension_config"]["name"] == f"envoy.load_balancing_policies.{policy}"
+
+
+@pytest.mark.parametrize(
+    ("hash_on", "policy"),
+    [
+        ("header:X-User", {"header": {"header_name": "x-user"}}),
+        ("cookie:id", {"cookie": {"name": "id", "ttl": "0s"}}),
+        ("source-ip", {"connection_properties": {"source_ip": True}}),
+    ],
+)
+def test_what_consistent_hash_looks_at(hash_on: str, policy: Json) -> None:
+    assert route("GET", load_balancing="consistent-hash", hash_on=hash_on)["hash_policy"] == [policy]
+
+
+def test_session_affinity_keeps_a_pod_at_its_endpoint() -> None:
+    of = translated(service(sessionAffinity="ClientIP"))
+    (first, *_) = virtual_hosts(of)["shop/orders:80"]["routes"]
+    assert first["route"]["hash_policy"] == [{"connection_properties": {"source_ip": True}}]
+
+
+def test_an_endpoint_is_left_alone_after_five_gateway_failures_and_for_no_500() -> None:
+    ejection = cluster()["outlier_detection"]
+    assert ejection["consecutive_gateway_failure"] == 5
+    assert ejection["enforcing_consecutive_5xx"] == 0
+
+
+def test_ejection_can_be_switched_off() -> None:
+    ejection = cluster(eject_after="0")["outlier_detection"]
+    kinds = ("enforcing_consecutive_gateway_failure", "enforcing_consecutive_local_origin_failure")
+    assert [ejection[kind] for kind in kinds] == [0, 0]
+
+
+def test_nobody_is_asked_for_his_health_unless_the_author_says_so() -> None:
+    assert "health_checks" not in cluster()
+    (check,) = cluster(health_check="/healthz")["health_checks"]
+    assert check["http_health_check"] == {"path": "/healthz", "host": "orders.shop.svc.cluster.local"}
+
+
+def test_the_circuit_breakers_state_is_a_metric() -> None:
+    assert cluster()["circuit_breakers"]["thresholds"][0]["track_remaining"]
+
+
+# Who is told what
+
+
+@pytest.mark.parametrize(
+    ("scope", "clusters"),
+    [
+        (Scope(), ["shop/orders:80"]),
+        (Scope(default="cluster"), ["accounts/users:80", "shop/orders:80"]),
+        (Scope(default="list", services=("users.accounts", "gone")), ["accounts/users:80"]),
+        (Scope(default="list"), []),
+    ],
+)
+def test_a_pod_that_declares_nothing_is_told_the_operators_scope(scope: Scope, clusters: list[str]) -> None:
+    of = translated(service(), service("users", "accounts"), choices=Choices(scope=scope))
+    assert list(of.names(Kind.CLUSTER, WEB)) == clusters
+
+
+def test_a_pod_that_declares_its_upstreams_is_told_these() -> None:
+    of = translated(service(), service("users", "accounts"), service("users"))
+    declares = Caller("shop", "web-1", upstreams=("users", "users.accounts", "gone"))
+    assert list(of.names(Kind.CLUSTER, declares)) == ["accounts/users:80", "shop/users:80"]
+
+
+def test_each_scope_has_routes_of_its_own_and_pods_of_one_scope_share_them() -> None:
+    of = translated(service(), service("users"))
+    one, other = Caller("shop", "a", upstreams=("users",)), Caller("shop", "b", upstreams=("users",))
+    assert of.names(Kind.LISTENER, one) is of.names(Kind.LISTENER, other)
+    assert not set(of.names(Kind.LISTENER, one)) & set(of.names(Kind.LISTENER, WEB))
+
+
+@pytest.mark.parametrize("spec", [{"clusterIP": "None"}, {"type": "ExternalName"}])
+def test_whoever_chooses_a_replica_himself_is_passed_through(spec: Json) -> None:
+    of = translated(service(**spec), slice_of())
+    assert not of.names(Kind.CLUSTER, WEB)
+    assert not of.names(Kind.LISTENER, WEB)
+    assert of.get(Kind.CLUSTER, "shop/orders:80") is None
+
+
+def test_there_is_a_listener_for_each_port_and_it_binds_none() -> None:
+    of = translated(service(ports=[80, 81]), service("users"))
+    names = of.names(Kind.LISTENER, WEB)
+    assert list(names) == ["out_80/shop", "out_81/shop"]
+    assert not any(source(of, Kind.LISTENER, name)["bind_to_port"] for name in names)
+
+
+def test_a_listener_waits_for_its_routes_and_meanwhile_traffic_passes() -> None:
+    listener = json.dumps(source(with_routes(translated(service())), Kind.LISTENER, "out_80/shop"))
+    assert '"initial_fetch_timeout": "0s"' in listener
+
+
+def test_tcp_is_told_by_the_address_that_was_dialled() -> None:
+    of = with_routes(translated(service(ports=[{"port": 5432, "name": "tcp"}])))
+    listener = source(of, Kind.LISTENER, "out_5432/shop")
+    (chain,) = listener["filter_chains"]
+    assert chain["filter_chain_match"] == {"prefix_ranges": [{"address_prefix": "10.96.0.10", "prefix_len": 32}]}
+    assert chain["filters"][0]["typed_config"]["cluster"] == "shop/orders:5432"
+    assert of.get(Kind.ROUTES, "http_5432/shop") is None
+
+
+def test_where_all_is_tcp_nobody_waits_for_a_clients_first_bytes() -> None:
+    of = with_routes(translated(service(ports=[{"port": 5432, "name": "tcp"}])))
+    assert "listener_filters" not in source(of, Kind.LISTENER, "out_5432/shop")
+
+
+# Zones and nodes
+
+
+def hinted(address: str, zone: str, *, ready: bool = True) -> Json:
+    return endpoint(address, ready=ready, zone=zone, hints={"forZones": [{"name": zone}]})
+
+
+ZONES = [node("n1", "eu-1a"), node("n2", "eu-1b")]
+IN_A = Caller("shop", "web-1", node="n1", zone="eu-1a")
+
+
+def test_endpoints_of_the_callers_zone_come_first_and_the_others_stand_by() -> None:
+    slices = slice_of(endpoints=[hinted("10.0.0.1", "eu-1a"), hinted("10.0.0.2", "eu-1b")])
+    of = translated(service(**ZONED), slices, *ZONES)
+    (name,) = of.names(Kind.CLUSTER, IN_A)
+    assert name == "shop/orders:80@eu-1a"
+    assert ranks(of, name) == {0: ["10.0.0.1"], 1: ["10.0.0.2"]}
+
+
+def test_a_services_metrics_are_called_the_same_in_every_zone() -> None:
+    of = translated(service(**ZONED), *ZONES)
+    assert source(of, Kind.CLUSTER, "shop/orders:80@eu-1a")["alt_stat_name"] == "shop/orders:80"
+
+
+def test_hints_count_only_if_every_endpoint_has_one() -> None:
+    slices = slice_of(endpoints=[hinted("10.0.0.1", "eu-1a"), "10.0.0.2"])
+    assert ranks(translated(service(**ZONED), slices, *ZONES), "shop/orders:80@eu-1a") == {0: ["10.0.0.2", "10.0.0.1"]}
+
+
+def test_a_zone_without_endpoints_uses_the_others() -> None:
+    slices = slice_of(endpoints=[hinted("10.0.0.2", "eu-1b")])
+    assert ranks(translated(service(**ZONED), slices, *ZONES), "shop/orders:80@eu-1a") == {0: ["10.0.0.2"]}
+
+
+def test_a_caller_of_unknown_zone_is_told_the_same_as_without_zones() -> None:
+    assert list(translated(service(**ZONED)).names(Kind.CLUSTER, WEB)) == ["shop/orders:80"]
+
+
+def test_endpoints_of_a_local_service_are_those_of_the_callers_node() -> None:
+    slices = slice_of(endpoints=[endpoint("10.0.0.1", nodeName="n1"), endpoint("10.0.0.2", nodeName="n2")])
+    of = translated(service(**LOCAL), slices, *ZONES)
+    assert ranks(of, "shop/orders:80@n1") == {0: ["10.0.0.1"]}
+    assert list(of.names(Kind.CLUSTER, IN_A)) == ["shop/orders:80@n1"]
+
+
+def test_where_the_node_is_unknown_kube_proxy_keeps_local_traffic_local() -> None:
+    assert not translated(service(**LOCAL)).names(Kind.CLUSTER, WEB)
+
+
+@pytest.mark.parametrize("variant", ["eu-9z", "n1", ""])
+def test_nobody_makes_up_zones_and_nodes(variant: str) -> None:
+    of = translated(service(), service("z", **ZONED), service("l", **LOCAL), *ZONES)
+    assert of.get(Kind.CLUSTER, f"shop/orders:80@{variant}") is None
+    assert of.get(Kind.ENDPOINTS, "shop/z:80@eu-9z") is None
+    assert of.get(Kind.ENDPOINTS, "shop/l:80@n9") is None
+    assert of.get(Kind.ENDPOINTS, "shop/l:80") is None
+
+
+def test_a_zone_makes_a_difference_only_where_a_service_asks_for_it() -> None:
+    of = translated(service(), service("z", **ZONED), *ZONES)
+    plain = Caller("shop", "a", node="n1", zone="eu-1a", upstreams=("orders",))
+    assert "@" not in of.names(Kind.LISTENER, plain)[0]
+    assert of.names(Kind.LISTENER, IN_A)[0] == "out_80/shop@eu-1a"
+
+
+# Endpoints that go
+
+
+def test_a_terminating_endpoint_gets_nothing_while_another_is_ready() -> None:
+    slices = slice_of(endpoints=["10.0.0.1", terminating("10.0.0.2")])
+    assert ranks(translated(service(), slices), "shop/orders:80") == {0: ["10.0.0.1"]}
+
+
+def test_terminating_endpoints_are_the_last_resort() -> None:
+    slices = slice_of(endpoints=[terminating("10.0.0.1"), terminating("10.0.0.2", serving=False)])
+    assert ranks(translated(service(), slices), "shop/orders:80") == {0: ["10.0.0.1"]}
+
+
+def test_a_service_without_endpoints_is_told_as_such() -> None:
+    assert ranks(translated(service()), "shop/orders:80") == {}
+
+
+# Names that are asked for
+
+
+NAMES_OF_NOTHING = ["*", "shop/orders", "shop/orders:81", "shop/orders:99999999999", "a/b/c:80", "shop/orders:80@", "out_80/accounts", "out_81/shop", "http_80/shop+0000000000", "http_x/shop", "http_80/", "out_80/shop@eu-1a"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(kind, name) for kind in Kind for name in NAMES_OF_NOTHING],
+)
+def test_there_is_nothing_under_any_other_name(kind: Kind, name: str) -> None:
+    assert with_routes(translated(service())).get(kind, name) is None
+
+
+def test_what_envoy_would_refuse_is_never_handed_out() -> None:
+    of = translated(service())
+    broken: Any = {**(of.source(Kind.CLUSTER, "shop/orders:80") or {}), "connect_timeout": "-1s"}
+    assert of._make(Kind.CLUSTER, "shop/orders:80", broken, None) is None
+    assert "connect_timeout" in of.rejected[Kind.CLUSTER, "shop/orders:80"]
