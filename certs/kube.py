@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, get_args
 from urllib.parse import quote
 
 import urllib3
@@ -37,8 +37,8 @@ PAGE = 500  # objects of one list
 MAX_MESSAGE = 300  # characters of what the API server says
 HTTP_ERROR, NOT_FOUND = 400, 404
 _STATUSES = frozenset(HTTPStatus)
-Reason = Literal["unreachable", "server", "forbidden", "missing", "refused"]
-REASONS: tuple[Reason, ...] = ("unreachable", "server", "forbidden", "missing", "refused")
+Reason = Literal["unreachable", "server", "forbidden", "missing", "refused", "unsettled"]
+REASONS: tuple[Reason, ...] = get_args(Reason)
 
 _ADMISSION = "/apis/admissionregistration.k8s.io/v1"
 _PATHS: dict[Kind, str] = {
@@ -131,7 +131,7 @@ class Kube:
         encode = base64.b64encode if target.kind == "Secret" else bytes
         data = {name: encode(value).decode() for name, value in content.items()}
         changed = {key: value for key, value in read.items() if key not in ("binaryData", "stringData")}
-        self._send("PUT", target, changed | {"data": data})
+        self._replace("PUT", target, changed | {"data": data})
 
     def publish(self, target: Target, read: Object, text: bytes) -> None:
         """Makes `text` what is trusted there. Raises ConflictError if the object is not what was read any more."""
@@ -144,8 +144,7 @@ class Kube:
             {"op": "add", "path": f"/webhooks/{number}/clientConfig/caBundle", "value": bundle}
             for number in range(len(read["webhooks"]))
         )
-        self._send("PATCH", target, [version, *bundles], "application/json-patch+json")
-        return None
+        return self._replace("PATCH", target, [version, *bundles], "application/json-patch+json")
 
     def watch(self, path: str, query: Mapping[str, str]) -> Iterator[None]:
         """Something for each change, and first for each object; ends now and then. Raises KubeError."""
@@ -176,12 +175,20 @@ class Kube:
             if not following:
                 return
 
+    def _replace(self, method: str, target: Target, body: object, content_type: str = "application/json") -> None:
+        try:
+            self._send(method, target, body, content_type)
+        except KubeError as error:
+            if error.reason == "missing":  # it was there a moment ago
+                raise ConflictError("missing", str(error)) from None
+            raise
+
     def _send(
         self,
         method: str,
         target: Target,
         body: object,
-        content_type: str = "application/json",
+        content_type: str,
         query: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         query = {**query, "fieldManager": FIELD_MANAGER}

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Protocol
 
 from certs import objects
 from certs.authority import issue_ca, issue_leaf
@@ -13,7 +13,9 @@ from certs.reading import Memory, Object, Reading, observe
 from certs.rotation import Change, Create, Introduce, Issue, Lifetimes, Publish, Step, plan
 from certs.state import Observed, encode, render
 
-MAX_ROUNDS = 20  # of one `settle`; a first installation takes five
+MAX_ROUNDS = 20  # of one `settle`; a first installation takes five, and each race that is lost one more
+
+Tell = Callable[[Step, KubeError | None], None]
 
 
 class Store(Protocol):
@@ -61,9 +63,6 @@ class Keeper:
                 self.store.fill(step.target, read, pair)
 
 
-Result = Literal["done", "conflict", "failed"]
-
-
 @dataclass(frozen=True, slots=True)
 class Settled:
     """How it ended; `failures` are those of steps, by what they were for."""
@@ -73,29 +72,32 @@ class Settled:
     failures: dict[Target, KubeError]
 
 
-def settle(keeper: Keeper, tell: Callable[[Step, KubeError | None], None]) -> Settled:
+def settle(keeper: Keeper, tell: Tell) -> Settled:
     """Does all that is to be done now, telling of each step. A step that fails is not tried again this time.
 
-    Raises KubeError if the cluster cannot be read.
+    Raises KubeError if the cluster cannot be read, or, `unsettled`, if there is no end to it.
     """
     failures: dict[Target, KubeError] = {}
     for _ in range(MAX_ROUNDS):
         reading, observed, steps = keeper.look()
         due = [step for step in steps if step.target not in failures]
         if not due:
-            break
+            return Settled(reading.at, observed, failures)
         for step in due:
-            try:
-                keeper.act(step, reading)
-                keeper.memory.refused.discard(step.target)
-            except ConflictError as error:
-                tell(step, error)
-                continue
-            except KubeError as error:
+            error = _try(keeper, step, reading)
+            tell(step, error)
+            if error and not isinstance(error, ConflictError):
                 failures[step.target] = error
-                if error.reason in ("forbidden", "refused"):
-                    keeper.memory.refused.add(step.target)
-                tell(step, error)
-                continue
-            tell(step, None)
-    return Settled(reading.at, observed, failures)
+    raise KubeError("unsettled", f"something undoes what is done: {due[0].verb} {due[0].target}: {due[0].reason}")
+
+
+def _try(keeper: Keeper, step: Step, reading: Reading) -> KubeError | None:
+    refused = keeper.memory.refused
+    refused.discard(step.target)
+    try:
+        keeper.act(step, reading)
+    except KubeError as error:
+        if error.reason in ("forbidden", "refused") and not isinstance(error, ConflictError):
+            refused.add(step.target)
+        return error
+    return None
