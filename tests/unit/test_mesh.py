@@ -186,7 +186,24 @@ def test_the_other_family_is_used_where_the_preferred_one_has_nobody() -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["127.0.0.1", "::1", "169.254.169.254", "fe80::1", "fe80::1%eth0", "0.0.0.0", "::", "224.0.0.1", "ff02::1", "::ffff:127.0.0.1", "fd00:ec2::254", "100.100.100.200", "orders.example", "10.0.0.1/8", "10.0.0", "-"],
+    [
+        "127.0.0.1",
+        "::1",
+        "169.254.169.254",
+        "fe80::1",
+        "fe80::1%eth0",
+        "0.0.0.0",
+        "::",
+        "224.0.0.1",
+        "ff02::1",
+        "::ffff:127.0.0.1",
+        "fd00:ec2::254",
+        "100.100.100.200",
+        "orders.example",
+        "10.0.0.1/8",
+        "10.0.0",
+        "-",
+    ],
 )
 def test_an_endpoint_that_would_be_the_callers_own_pod_or_node_is_refused_and_told(address: str) -> None:
     found = mesh(service(), slice_of(endpoints=[address, "10.0.0.2"]))

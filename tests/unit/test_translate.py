@@ -379,7 +379,20 @@ def test_a_service_without_endpoints_is_told_as_such() -> None:
 # Names that are asked for
 
 
-NAMES_OF_NOTHING = ["*", "shop/orders", "shop/orders:81", "shop/orders:99999999999", "a/b/c:80", "shop/orders:80@", "out_80/accounts", "out_81/shop", "http_80/shop+0000000000", "http_x/shop", "http_80/", "out_80/shop@eu-1a"]
+NAMES_OF_NOTHING = [
+    "*",
+    "shop/orders",
+    "shop/orders:81",
+    "shop/orders:99999999999",
+    "a/b/c:80",
+    "shop/orders:80@",
+    "out_80/accounts",
+    "out_81/shop",
+    "http_80/shop+0000000000",
+    "http_x/shop",
+    "http_80/",
+    "out_80/shop@eu-1a",
+]
 
 
 @pytest.mark.parametrize(
