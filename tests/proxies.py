@@ -25,11 +25,13 @@ class Proxy:
     holds: dict[Kind, dict[str, str]] = field(default_factory=lambda: {kind: {} for kind in Kind})
     responses: list[DeltaDiscoveryResponse] = field(default_factory=list)
     heard: asyncio.Condition = field(default_factory=asyncio.Condition)
+    writing: asyncio.Lock = field(default_factory=asyncio.Lock)  # gRPC takes one message at a time
 
     async def ask(self, kind: Kind | str, *names: str, **more: Any) -> None:
         request = DeltaDiscoveryRequest(type_url=str(kind), resource_names_subscribe=names, **more)
         request.node.id = self.node
-        await self.call.write(request.SerializeToString())
+        async with self.writing:
+            await self.call.write(request.SerializeToString())
 
     async def listen(self) -> None:
         """Until the stream ends."""

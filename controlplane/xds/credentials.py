@@ -31,7 +31,7 @@ class Credentials:
     """
 
     directory: Path
-    on_change: Callable[[CredentialsError | None], None] = lambda _problem: None
+    on_change: Callable[[CredentialsError | None, "Credentials"], None] = lambda _problem, _self: None
     not_after: datetime = field(init=False)
     _seen: _Seen = None
     _current: grpc.ServerCertificateConfiguration = field(init=False, repr=False)
@@ -50,9 +50,9 @@ class Credentials:
         try:
             self._load()
         except CredentialsError as problem:
-            self.on_change(problem)
+            self.on_change(problem, self)
             return None
-        self.on_change(None)
+        self.on_change(None, self)
         return self._current
 
     def _load(self) -> None:

@@ -66,8 +66,8 @@ class Server:
         self._server: grpc.aio.Server | None = None
         self._ticking: asyncio.Task[None] | None = None
 
-    async def listen(self, address: str, credentials: Credentials | None) -> int:
-        """Accepts proxies from now on; returns the port. Raises OSError, and ValueError for what would be unsafe."""
+    async def bind(self, address: str, credentials: Credentials | None) -> int:
+        """Takes the port, and returns it. Raises OSError, and ValueError for what would be unsafe."""
         if (credentials is None or self._authenticator is None) and not _is_loopback(address):
             raise ValueError(f"{address}: beyond loopback, proxies are served by TLS and for a token only")
         server = grpc.aio.server(options=_options(self._limits), maximum_concurrent_rpcs=self._limits.streams)
@@ -79,9 +79,15 @@ class Server:
                 port = server.add_secure_port(address, credentials.server())
         except RuntimeError as error:
             raise OSError(f"{address}: {error}") from None
-        await server.start()
-        self._server, self._ticking = server, asyncio.create_task(self._tick())
+        self._server = server
         return port
+
+    async def start(self) -> None:
+        """Accepts proxies from now on: there is a world to tell of."""
+        assert self._server is not None
+        assert self.cache.snapshot is not None
+        await self._server.start()
+        self._ticking = asyncio.create_task(self._tick())
 
     def adopt(self, snapshot: Snapshot, callers: Callers) -> None:
         """This is the world now; and `callers`, if it is another, says who is who in it."""

@@ -49,7 +49,8 @@ class Running:
 async def running(snapshot: World, limits: Limits | None = None) -> AsyncIterator[Running]:
     here = Running(limits)
     here.adopt(snapshot)
-    here.port = await here.server.listen("127.0.0.1:0", None)
+    here.port = await here.server.bind("127.0.0.1:0", None)
+    await here.server.start()
     try:
         yield here
     finally:
@@ -247,7 +248,7 @@ def test_a_caller_that_turns_out_to_be_another_is_told_what_concerns_it() -> Non
 def test_nothing_is_served_in_the_clear_beyond_loopback(address: str) -> None:
     async def story() -> None:
         with pytest.raises(ValueError, match="beyond loopback"):
-            await Running().server.listen(address, None)
+            await Running().server.bind(address, None)
 
     run(story)
 
@@ -256,7 +257,7 @@ def test_a_port_that_is_taken_is_an_error() -> None:
     async def story() -> None:
         async with running(world()) as here:
             with pytest.raises(OSError, match=str(here.port)):
-                await Running().server.listen(f"127.0.0.1:{here.port}", None)
+                await Running().server.bind(f"127.0.0.1:{here.port}", None)
 
     run(story)
 
