@@ -140,10 +140,12 @@ class World:
         return merged
 
     def _zones(self) -> Mapping[str, str]:
-        return {node.name: node.zone for node in self._there["Node"].values() if isinstance(node, Node)}
+        now = {node.name: node.zone for node in self._there["Node"].values() if isinstance(node, Node)}
+        return self._mesh.zones if now == self._mesh.zones else now
 
     def _workloads(self) -> Mapping[Key, Workload]:
-        return {name: pod for name, pod in self._there["Pod"].items() if isinstance(pod, Workload)}
+        now = {name: pod for name, pod in self._there["Pod"].items() if isinstance(pod, Workload)}
+        return self._mesh.workloads if now == self._mesh.workloads else now
 
     def _problems(self) -> tuple[Problem, ...]:
         found: set[Problem] = set()
