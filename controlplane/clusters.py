@@ -29,8 +29,9 @@ UNLIMITED: Json = {
 def static(connect_timeout_seconds: int) -> list[Json]:
     """Every static cluster."""
     return [
-        # Pooling across connections would send everything to the one pod that kube-proxy picked first.
-        {**_original_dst(PASSTHROUGH, connect_timeout_seconds), "connection_pool_per_downstream_connection": True},
+        # Pooling across connections would send everything to the one pod that kube-proxy picked first,
+        _original_dst(PASSTHROUGH, connect_timeout_seconds),
+        # and ask an application that takes no more connections over an old one, where its HTTP probe should fail.
         _original_dst(INBOUND, connect_timeout_seconds),
         {"name": BLACKHOLE, "type": "STATIC", "connect_timeout": "1s"},
         _admin(),
@@ -44,6 +45,7 @@ def _original_dst(name: str, connect_timeout_seconds: int) -> Json:
         "lb_policy": "CLUSTER_PROVIDED",
         "connect_timeout": f"{connect_timeout_seconds}s",
         "cleanup_interval": "60s",
+        "connection_pool_per_downstream_connection": True,
         **transparent(),
     }
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.apiserver.processes import eventually, running
 from tests.bench.contestants import certify
-from tests.build import Document
+from tests.build import Document, operator
 from tests.dataplane import health
 from tests.dataplane.container import CHECKOUT
 from tests.dataplane.lab import Lab, Pod, lab, manifest
@@ -79,6 +79,7 @@ PODS: dict[str, Callable[[Lab], Pod]] = {
     "containers": lambda node: node.create(beside()),
     "native-sidecars": lambda node: node.create(as_native_sidecars()),
     "beside-a-classic-sidecar": lambda node: node.create(beside(sidecar="classic")),
+    "redirected-transparently": lambda node: node.create(beside(), settings=operator("sidecar: {mode: tproxy}")),
     "with-an-ipv6-address": lambda node: node.create(beside(), primary="ipv6"),
 }
 
@@ -187,3 +188,22 @@ def test_a_probe_passes_while_the_application_serves_and_fails_when_it_has_stopp
 def test_only_a_tcp_probe_is_content_with_an_application_that_does_not_answer(pod: Pod, probe: str) -> None:
     with listening(pod, PORTS[probe]):
         assert passes(pod, probe) == probe.startswith("tcp")
+
+
+def test_an_application_that_accepts_no_more_connections_fails_though_it_serves_old_ones(pod: Pod) -> None:
+    """Envoy, which keeps connections, must not ask over one of them."""
+    with listening(pod, HTTP) as server:
+        served = Thread(target=_serve_one, args=(server,))
+        served.start()
+        assert passes(pod, "http")
+    assert not passes(pod, "http")
+    pod.kubelet.kill()
+    served.join()
+
+
+def _serve_one(server: socket.socket) -> None:
+    """Answers every request of one connection, until that ends."""
+    accepted, _ = server.accept()
+    with accepted:
+        while accepted.recv(65536):
+            accepted.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")

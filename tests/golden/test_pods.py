@@ -19,6 +19,13 @@ APP = build.container(
 )
 OTHERS = [build.container("log-shipper", restartPolicy="Always"), build.container("migrate")]
 LABELS = {"app.kubernetes.io/name": "web"}
+DATABASE = build.container(
+    "db",
+    ports=[{"name": "mysql", "containerPort": 3306}],
+    startupProbe={"tcpSocket": {"port": "mysql"}, "failureThreshold": 30},
+    livenessProbe={"tcpSocket": {"port": 3306}, "timeoutSeconds": 5},
+    readinessProbe={"exec": {"command": ["mysqladmin", "ping"]}},
+)
 EVERYTHING = {
     "exclude-inbound-ports": "8081,9000-9010",
     "exclude-outbound-ports": "6379",
@@ -47,6 +54,7 @@ CASES: dict[str, tuple[Document, Level, Settings]] = {
     "native-every-annotation": (pod(EVERYTHING), "privileged", build.DEFAULTS),
     "classic": (pod({"sidecar": "classic"}), "privileged", build.DEFAULTS),
     "classic-beside-others": (pod({"sidecar": "classic"}, initContainers=OTHERS), "privileged", build.DEFAULTS),
+    "tcp-probes": (pod(containers=[DATABASE]), "privileged", build.DEFAULTS),
     "none-at-restricted": (pod({"mode": "none"}), "restricted", build.DEFAULTS),
     "tproxy": (pod(), "privileged", build.operator("sidecar: {mode: tproxy}")),
 }
