@@ -70,7 +70,7 @@ class World:
 
     def mesh(self, of: Iterable[Key] | None = None, *, rest: bool = True) -> Mesh:
         """The Mesh, with the endpoints of these Services as they are now (None: of all); `rest`: all else too."""
-        chosen = self._touched if of is None else self._touched & set(of)
+        chosen = set(self._touched if of is None else self._touched & set(of)) | (self._services if rest else set())
         self._mesh = Mesh(
             services=self._merged_services() if rest and self._services else self._mesh.services,
             endpoints=self._merged_endpoints(chosen),
@@ -78,7 +78,7 @@ class World:
             workloads=self._workloads() if rest and self._rest else self._mesh.workloads,
             problems=self._problems() if rest and self._rest else self._mesh.problems,
         )
-        self._touched, self._fewer = self._touched - set(chosen), self._fewer - set(chosen)
+        self._touched, self._fewer = self._touched - chosen, self._fewer - chosen
         if rest:
             self._services, self._rest = set(), False
         return self._mesh
@@ -87,7 +87,6 @@ class World:
         match found:
             case Service():
                 self._services.add(name)
-                self._touched.add(name)
             case Slice(service=service):
                 self._slices[service][name] = found
                 self._touched.add(service)
@@ -101,7 +100,6 @@ class World:
                 return
             case Service():
                 self._services.add(name)
-                self._touched.add(name)
             case Slice(service=service) as former:
                 self._slices[service].pop(name, None)
                 self._touched.add(service)

@@ -1,0 +1,330 @@
+"""From what sources tell to the next Mesh: when, in which portions, and what is held back."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import monotonic
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controlplane.extensions import Json
+from controlplane.xds.debounce import ENDPOINTS_SECONDS, MOST_SECONDS, QUIET_SECONDS, Debounce, Due
+from controlplane.xds.disk import Disk, DiskError, read
+from controlplane.xds.feed import Feed
+from controlplane.xds.guard import Guard
+from controlplane.xds.mesh import Key, Mesh
+from controlplane.xds.world import WHAT
+from tests.cluster import addresses, mesh, service, slice_of
+
+ORDERS, USERS = Key("shop", "orders"), Key("shop", "users")
+DEADLINE_SECONDS = 10.0
+
+
+# Debounce
+
+
+def test_a_first_change_of_endpoints_is_told_at_once() -> None:
+    debounce = Debounce()
+    debounce.endpoints(ORDERS, 5.0, fewer=False)
+    assert debounce.due(5.0) == Due(frozenset({ORDERS}))
+
+
+def test_the_next_waits_for_the_rest_of_the_time() -> None:
+    debounce = Debounce()
+    debounce.endpoints(ORDERS, 5.0, fewer=False)
+    debounce.due(5.0)
+    debounce.endpoints(ORDERS, 5.05, fewer=False)
+    debounce.endpoints(USERS, 5.05, fewer=False)
+    assert debounce.due(5.1) == Due(frozenset({USERS}))
+    assert debounce.seconds(5.1) == pytest.approx(ENDPOINTS_SECONDS - 0.1)
+    assert debounce.due(5.2) == Due(frozenset({ORDERS}))
+
+
+def test_an_endpoint_that_is_gone_is_told_at_once_however_often() -> None:
+    debounce = Debounce()
+    for now in (5.0, 5.01, 5.02):
+        debounce.endpoints(ORDERS, now, fewer=True)
+        assert debounce.due(now) == Due(frozenset({ORDERS}))
+
+
+def test_all_else_waits_until_it_is_quiet() -> None:
+    debounce = Debounce()
+    debounce.rest(5.0)
+    debounce.rest(5.05)
+    assert not debounce.due(5.1)
+    assert debounce.due(5.05 + QUIET_SECONDS) == Due(rest=True)
+
+
+def test_but_not_for_ever() -> None:
+    debounce, now = Debounce(), 5.0
+    while not debounce.due(now):
+        debounce.rest(now)
+        now += 0.01
+    assert now == pytest.approx(5.0 + MOST_SECONDS, abs=0.02)
+
+
+def test_where_nothing_happens_nothing_is_waited_for() -> None:
+    assert Debounce().seconds(0.0) is None
+
+
+CHANGES = st.lists(st.tuples(st.floats(0, 0.3), st.sampled_from([ORDERS, USERS, None]), st.booleans()), max_size=30)
+
+
+@given(CHANGES)
+def test_every_change_is_told_within_its_time_and_nothing_is_left(
+    changes: list[tuple[float, Key | None, bool]],
+) -> None:
+    debounce, now, open_since = Debounce(), 0.0, dict[Key | None, float]()
+    for wait, what, fewer in changes:
+        now += wait
+        for told in _told(debounce.due(now)):
+            open_since.pop(told, None)
+        open_since.setdefault(what, now)
+        if what is None:
+            debounce.rest(now)
+        else:
+            debounce.endpoints(what, now, fewer=fewer)
+    while (seconds := debounce.seconds(now)) is not None:
+        assert all(now - since <= MOST_SECONDS + 1e-6 for since in open_since.values())
+        now += seconds + 1e-9
+        for told in _told(debounce.due(now)):
+            open_since.pop(told, None)
+    assert not open_since
+
+
+def _told(due: Due) -> set[Key | None]:
+    return {*due.services, *([None] if due.rest else [])}
+
+
+# What is held back
+
+
+def many(count: int, *, endpoints: bool = True) -> Mesh:
+    """So many Services."""
+    slices = [slice_of(f"s{n}") for n in range(count)] if endpoints else []
+    return mesh(*(service(f"s{n}") for n in range(count)), *slices)
+
+
+def count(found: Mesh) -> tuple[int, int]:
+    return sum(map(len, found.services.values())), len(found.endpoints)
+
+
+@pytest.mark.parametrize(
+    ("former", "latter", "passed"),
+    [
+        (many(20), many(10), (10, 10)),
+        (many(20), many(9), (20, 20)),
+        (many(20), many(0), (20, 20)),
+        (many(20), many(20, endpoints=False), (20, 20)),
+        (many(10), many(0), (0, 0)),
+        (many(0), many(20), (20, 20)),
+    ],
+    ids=["half", "more", "all", "endpoints", "few", "first"],
+)
+def test_more_than_half_does_not_go_at_once(former: Mesh, latter: Mesh, passed: tuple[int, int]) -> None:
+    guard = Guard()
+    guard.passes(former)
+    assert count(guard.passes(latter)) == passed
+
+
+def test_what_is_held_back_is_said_and_counted_once() -> None:
+    guard = Guard()
+    guard.passes(many(20))
+    for _ in range(3):
+        guard.passes(many(2))
+    assert guard.holding == "18 of 20 Services, 18 of 20 Services with endpoints"
+    assert guard.refusals == 1
+
+
+def test_what_comes_meanwhile_is_told() -> None:
+    guard = Guard()
+    guard.passes(many(20))
+    held = guard.passes(
+        mesh(service("new"), slice_of("new", ["10.9.9.9"]), service("s1"), slice_of("s1", ["10.0.0.7"]))
+    )
+    assert addresses(held, "new") == ["10.9.9.9"]
+    assert addresses(held, "s1") == ["10.0.0.7"]
+    assert addresses(held, "s2") == ["10.0.0.1"]
+
+
+def test_the_operators_word_lets_it_go_once() -> None:
+    guard = Guard()
+    guard.passes(many(20))
+    guard.passes(many(2))
+    guard.release()
+    assert count(guard.passes(many(2))) == (2, 2)
+    assert guard.holding == ""
+
+
+def test_a_word_that_nobody_waited_for_is_no_word_for_later() -> None:
+    guard = Guard()
+    guard.passes(many(20))
+    guard.release()
+    assert count(guard.passes(many(2))) == (20, 20)
+
+
+def test_when_the_world_is_back_nothing_is_held() -> None:
+    guard = Guard()
+    guard.passes(many(20))
+    guard.passes(many(0))
+    assert count(guard.passes(many(20))) == (20, 20)
+    assert guard.holding == ""
+
+
+# The feed
+
+
+class Told:
+    """Meshes as they come."""
+
+    def __init__(self) -> None:
+        self.meshes: list[Mesh] = []
+        self._changed = threading.Condition()
+
+    def __call__(self, found: Mesh) -> None:
+        with self._changed:
+            self.meshes.append(found)
+            self._changed.notify_all()
+
+    def until(self, good: Callable[[Mesh], bool]) -> Mesh:
+        """The newest one, once it is good."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.meshes and good(self.meshes[-1]), DEADLINE_SECONDS), self.meshes
+            return self.meshes[-1]
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+@pytest.fixture
+def feed(told: Told) -> Iterator[Feed]:
+    made = Feed(told)
+    thread = threading.Thread(target=made.run)
+    thread.start()
+    yield made
+    made.stop()
+    thread.join()
+
+
+def listed(feed: Feed, *objects: Json) -> None:
+    for what in WHAT:
+        feed.listed(what, [one for one in objects if one["kind"] == what])
+
+
+def test_nothing_is_told_before_every_kind_was_listed(feed: Feed, told: Told) -> None:
+    for what in WHAT[:-1]:
+        feed.listed(what, [])
+    assert not feed.ready
+    assert told.meshes == []
+    feed.listed(WHAT[-1], [])
+    told.until(lambda _: True)
+    assert feed.ready
+
+
+def test_what_happens_is_told(feed: Feed, told: Told) -> None:
+    listed(feed, service(), slice_of())
+    feed.put("EndpointSlice", slice_of(endpoints=["10.0.0.2"]))
+    told.until(lambda found: addresses(found) == ["10.0.0.2"])
+    feed.remove("EndpointSlice", slice_of())
+    told.until(lambda found: addresses(found) == [])
+    feed.remove("Service", service())
+    told.until(lambda found: found.services == {})
+
+
+def test_a_list_is_the_truth_about_what_was_missed(feed: Feed, told: Told) -> None:
+    listed(feed, service(), service("gone"))
+    told.until(lambda found: len(found.services["shop"]) == 2)
+    feed.listed("Service", [service()])
+    told.until(lambda found: list(found.services["shop"]) == ["orders"])
+
+
+def test_the_same_again_is_told_to_nobody(feed: Feed, told: Told) -> None:
+    listed(feed, service(), slice_of())
+    told.until(lambda found: addresses(found) == ["10.0.0.1"])
+    before = len(told.meshes)
+    listed(feed, service(), slice_of())
+    feed.put("Service", service("new"))
+    told.until(lambda found: "new" in found.services["shop"])
+    assert len(told.meshes) == before + 1
+
+
+def test_a_storm_is_told_in_few_portions_and_ends_right(feed: Feed, told: Told) -> None:
+    listed(feed, service(), slice_of())
+    told.until(lambda found: addresses(found) == ["10.0.0.1"])
+    before, began = len(told.meshes), monotonic()
+    for number in range(2000):
+        feed.put("EndpointSlice", slice_of(endpoints=["10.0.0.1", f"10.0.{number // 250}.{number % 250 + 2}"]))
+    # Each of these takes an endpoint away, so each may be told at once; but only the latest of an object waits.
+    assert len(feed._objects) <= 1
+    told.until(lambda found: addresses(found) == ["10.0.0.1", "10.0.7.251"])
+    assert len(told.meshes) - before <= 2000
+    assert monotonic() - began < DEADLINE_SECONDS
+
+
+def test_the_operators_word_reaches_the_guard(feed: Feed, told: Told) -> None:
+    listed(feed, *(service(f"s{n}") for n in range(20)))
+    told.until(lambda found: count(found)[0] == 20)
+    feed.listed("Service", [])
+    told.until(lambda _: bool(feed.holding))
+    feed.release()
+    told.until(lambda found: count(found)[0] == 0)
+    assert feed.refusals == 1
+
+
+def test_an_object_that_cannot_be_read_is_told_and_does_not_end_the_feed(feed: Feed, told: Told) -> None:
+    listed(feed, service(), {"kind": "Service", "metadata": {"name": "bad", "namespace": "shop"}, "spec": 3})
+    found = told.until(lambda _: True)
+    assert [problem.about for problem in found.problems] == ["Service shop/bad"]
+    assert list(found.services["shop"]) == ["orders"]
+
+
+# From disk
+
+
+def write(place: Path, *objects: Json) -> None:
+    """As an editor does it: another file takes the place."""
+    fresh = place.with_suffix(".new")
+    fresh.write_text(yaml.safe_dump_all(objects))
+    fresh.rename(place)
+
+
+@pytest.fixture
+def disk(tmp_path: Path, feed: Feed) -> Iterator[list[DiskError]]:
+    """The source that reads `tmp_path`, and what it could not read."""
+    failures: list[DiskError] = []
+    source = Disk(tmp_path, feed, failures.append)
+    write(tmp_path / "cluster.yaml", service(), slice_of())
+    source.start()
+    yield failures
+    source.stop()
+
+
+def test_a_file_that_changes_is_read_anew(tmp_path: Path, disk: list[DiskError], told: Told) -> None:
+    told.until(lambda found: addresses(found) == ["10.0.0.1"])
+    write(tmp_path / "cluster.yaml", service(), slice_of(endpoints=["10.0.0.2"]))
+    told.until(lambda found: addresses(found) == ["10.0.0.2"])
+    write(tmp_path / "more.yaml", {"kind": "List", "items": [service("new")]})
+    told.until(lambda found: set(found.services["shop"]) == {"orders", "new"})
+    (tmp_path / "more.yaml").unlink()
+    told.until(lambda found: set(found.services["shop"]) == {"orders"})
+
+
+def test_a_file_that_is_no_yaml_changes_nothing_and_is_named(tmp_path: Path, disk: list[DiskError], told: Told) -> None:
+    told.until(lambda found: addresses(found) == ["10.0.0.1"])
+    (tmp_path / "bad.yaml").write_text("a: [")
+    write(tmp_path / "cluster.yaml", service())
+    deadline = monotonic() + DEADLINE_SECONDS
+    while not disk and monotonic() < deadline:
+        threading.Event().wait(0.01)
+    assert "bad.yaml: is no YAML" in str(disk[0])
+    assert addresses(told.meshes[-1]) == ["10.0.0.1"]
+
+
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DiskError, match=r"missing\.yaml: No such file"):
+        read(tmp_path / "missing.yaml")
