@@ -16,6 +16,7 @@ from tests.bench.contestants import certify
 from tests.build import Document, operator
 from tests.dataplane import health
 from tests.dataplane.container import CHECKOUT
+from tests.dataplane.exchange import exchange, request
 from tests.dataplane.lab import Lab, Pod, lab, manifest
 from webhook.pod import SIDECAR
 
@@ -207,3 +208,12 @@ def _serve_one(server: socket.socket) -> None:
     with accepted:
         while accepted.recv(65536):
             accepted.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+
+def test_tcp_probes_are_counted_by_port(node: Lab) -> None:
+    pod = node.create(beside())
+    pod.kubelet.start()
+    eventually(lambda: pod.kubelet.passes(pod.container(SIDECAR), "readinessProbe"), "the sidecar is ready")
+    passes(pod, "tcp")
+    page = pod.call(lambda: exchange("127.0.0.1", 15090, request("GET /stats/prometheus HTTP/1.1", "Host: x"))).body
+    assert f'envoy_cluster_upstream_cx_connect_fail{{envoy_cluster_name="/tcp/{TCP}"}} 1'.encode() in page
