@@ -66,7 +66,8 @@ class Service:
         try:
             settled = settle(self.keeper, self._tell)
         except KubeError as error:
-            self._failed(error.reason, "cannot read the cluster", str(error))
+            event = "no end to it" if error.reason == "unsettled" else "cannot read the cluster"
+            self._failed(error.reason, event, str(error))
             return False
         except Exception:  # our own bug must not end what keeps certificates valid: the next look may be another
             self.metrics.failed("internal")

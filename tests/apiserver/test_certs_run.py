@@ -13,14 +13,13 @@ import pytest
 from certs.authority import issue_ca
 from certs.bundle import Validity
 from tests import needs
-from tests.apiserver.account import MERGE_PATCH, SYSTEM
+from tests.apiserver.account import MERGE_PATCH, SYSTEM, sign_in
 from tests.apiserver.admissions import MEASURED
 from tests.apiserver.keeping import CA, HOST, REGISTRATIONS, WEBHOOK, Keeping, Process, installed
 from tests.apiserver.objects import namespace
 from tests.apiserver.processes import eventually, stop
 
 QUICK = ("--period-seconds", "1", "--publication-delay-seconds", "2")
-LOOKS = 3  # that a steady state is watched for
 
 
 @pytest.fixture(scope="module")
@@ -56,31 +55,6 @@ def kept(empty: Keeping, request: pytest.FixtureRequest) -> Iterator[Process]:
     with empty.running(request.node.name[:40], *QUICK) as process:
         eventually(process.ready, f"all is well, see {process.log}")
         yield process
-
-
-def looked(process: Process, times: int) -> None:
-    """Waits until it has looked so often, and found nothing to do."""
-    for _ in range(times):
-        last = process.metric("last_success_timestamp_seconds")
-        eventually(lambda last=last: process.metric("last_success_timestamp_seconds") > last, "another look")  # type: ignore[misc]
-
-
-@pytest.mark.parametrize("count", [2, 10])
-def test_processes_that_start_at_the_same_instant_make_one_ca(
-    empty: Keeping, count: int, record_property: Callable[[str, object], None]
-) -> None:
-    with empty.started([f"together-{count}-{n}" for n in range(count)], *QUICK) as processes:
-        for process in processes:
-            eventually(process.ready, f"all is well, see {process.log}", seconds=60)
-        assert sum(len(process.steps("introduce")) for process in processes) == 1
-        before = empty.versions()
-        for process in processes:
-            looked(process, LOOKS)
-        assert empty.versions() == before
-        conflicts = sum(process.metric("conflicts_total") for process in processes)
-        record_property(
-            MEASURED, f"{count} certs at once: 1 CA, {conflicts:.0f} lost races, 0 rewrites in {LOOKS} looks each"
-        )
 
 
 def test_what_is_served_is_strictly_valid(kept: Process, empty: Keeping, tmp_path: Path) -> None:
@@ -170,14 +144,23 @@ def test_a_trust_that_somebody_takes_away_is_back_at_once(empty: Keeping) -> Non
         eventually(empty.well, "it is back", seconds=5)
 
 
-def test_a_namespace_that_takes_no_trust_keeps_it_from_nobody_else(empty: Keeping, shop: Callable[[], str]) -> None:
-    full = shop()
-    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none", "namespace": full}}
+@pytest.fixture
+def full(cluster: Keeping, shop: Callable[[], str]) -> Iterator[str]:
+    """A namespace whose quota leaves no room for a ConfigMap."""
+    name = shop()
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none", "namespace": name}}
     quota |= {"spec": {"hard": {"count/configmaps": "0"}}}
-    empty.cluster.kubectl("create", "-f", "-", stdin=quota)
+    cluster.cluster.kubectl("create", "-f", "-", stdin=quota)
     status = {"status": {"hard": {"count/configmaps": "0"}, "used": {"count/configmaps": "0"}}}
-    path = f"/api/v1/namespaces/{full}/resourcequotas/none/status"
-    assert empty.admin.ask("PATCH", path, status, MERGE_PATCH, dry=False).status == 200
+    path = f"/api/v1/namespaces/{name}/resourcequotas/none/status"
+    assert cluster.admin.ask("PATCH", path, status, MERGE_PATCH, dry=False).status == 200
+    yield name
+    cluster.cluster.kubectl("label", "namespace", name, "envoy-sidecar.io/inject-")
+
+
+def test_a_namespace_that_takes_no_trust_keeps_it_from_nobody_else(
+    empty: Keeping, full: str, shop: Callable[[], str]
+) -> None:
     other = shop()
     with empty.running("quota", *QUICK) as process:
         eventually(empty.well, "all others are well")
@@ -186,7 +169,6 @@ def test_a_namespace_that_takes_no_trust_keeps_it_from_nobody_else(empty: Keepin
         assert (failure["target"], failure["failure"]) == (f"ConfigMap {full}/envoy-sidecar-ca", "forbidden")
         assert process.metric("failures_total", reason="forbidden") > 0
         assert not process.ready()
-    empty.cluster.kubectl("delete", "namespace", full, "--wait=false")
 
 
 def test_sigterm_ends_it_cleanly(kept: Process) -> None:
@@ -201,3 +183,77 @@ def test_no_key_is_in_a_log(kept: Process, empty: Keeping) -> None:
         for key, value in empty.secret(name).items():
             if key.endswith(".key"):
                 assert not any(line in kept.log.read_text() for line in value.decode().splitlines() if line)
+
+
+def test_a_rehearsal_tells_everything_and_does_nothing(empty: Keeping) -> None:
+    done = empty.command("ensure", "--dry-run")
+    assert (done.returncode, done.stderr) == (0, "")
+    for words in ("introduce Secret", "publish MutatingWebhookConfiguration", "issue Secret", "because: lacks CA"):
+        assert words in done.stdout
+    assert not any(empty.secret(name) for name in (CA, WEBHOOK))
+    assert not any(empty.trusts())
+
+
+def test_ensure_does_at_once_what_can_be_done(empty: Keeping) -> None:
+    assert empty.command("ensure").returncode == 0
+    assert empty.well()
+    again = empty.command("ensure")
+    assert again.stdout.startswith("Nothing is left to do now.")
+
+
+def test_ensure_does_not_wait(empty: Keeping) -> None:
+    empty.command("ensure")
+    delete(empty, CA)
+    done = empty.command("ensure")
+    assert "the next CA takes over, if `certs run` runs" in done.stdout
+    assert empty.well()
+
+
+def test_ensure_says_what_it_could_not_do(empty: Keeping, full: str) -> None:
+    done = empty.command("ensure")
+    assert done.returncode == 1
+    assert f"failed: PATCH ConfigMap {full}/envoy-sidecar-ca: 403 Forbidden" in done.stdout
+    assert empty.well()
+
+
+def test_show_says_what_is_there_and_what_comes_next(empty: Keeping) -> None:
+    empty.command("ensure")
+    shown = empty.command("show").stdout
+    for words in (
+        "signing ",
+        "ends ",
+        "(in 365 d)",
+        "(in 30 d)",
+        "vouches for what is served",
+        "gets a fresh certificate",
+    ):
+        assert words in shown
+    assert "DOES NOT VOUCH" not in shown
+
+
+def test_show_says_what_is_wrong(empty: Keeping) -> None:
+    empty.command("ensure")
+    empty_bundles(empty)
+    shown = empty.command("show").stdout
+    assert "envoy-sidecar-webhook: no CA; DOES NOT VOUCH for what is served" in shown
+    assert "at once:\n  publish MutatingWebhookConfiguration envoy-sidecar-webhook" in shown
+
+
+@pytest.mark.parametrize("command", ["ensure", "show"])
+def test_the_examples_in_the_help_run(empty: Keeping, command: str) -> None:
+    example = empty.command(command, "--help").stdout.partition("example:\n")[2].split("\n")[0]
+    assert empty.command(*example.removeprefix("  python -m certs ").split()).returncode == 0
+
+
+def test_the_example_of_run_runs(empty: Keeping) -> None:
+    example = empty.command("run", "--help").stdout.partition("example:\n")[2].split("\n")[0]
+    _, options = example.replace("--metrics-port 9090", "").split("certs run")
+    with empty.running("example", *options.split()) as process:
+        eventually(process.ready, f"all is well, see {process.log}")
+
+
+def test_somebody_without_rights_is_told_which(cluster: Keeping) -> None:
+    nobody = sign_in(cluster.cluster, "envoy-sidecar-webhook")
+    done = cluster.command("show", "--kubeconfig", str(nobody.kubeconfig))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"certs: GET Secret {SYSTEM}/{WEBHOOK}: 403 Forbidden")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 
-from tests.soak import handshakes, memory, outage, rotation
+from tests.soak import handshakes, memory, outage, rotation, starts
 from tests.soak.table import Row, render
 
 MISSED = 1  # exit code
@@ -19,6 +19,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "handshakes": handshakes.run,
     "rotation": rotation.run,
     "outage": outage.run,
+    "starts": starts.run,
 }
 
 
