@@ -51,7 +51,7 @@ HELP = {
     "server.clientCaFile": "CAs in PEM; who shows no certificate of one of them is not admitted. Empty: all are.",
     "server.clientNames": "One of these must be a common or alternative name of a client's certificate.",
     "server.maxConnections": "At the port of admissions; beyond them, those that have been idle longest are ended.",
-    "server.maxHandshakes": "As many may be in their TLS handshake; beyond them, the oldest is ended.",
+    "server.maxHandshakes": "As many may be in their TLS handshake; beyond them, the oldest give way after 0.5 s.",
     "server.handshakeSeconds": "How long a TLS handshake may take.",
     "server.requestSeconds": "How long a client may take to send a request.",
     "server.answerSeconds": "How long a client may take to receive an answer.",

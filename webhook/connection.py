@@ -33,7 +33,7 @@ class Connection(HttpToolsProtocol):
     """
 
     on_cut: Callable[[], None] = staticmethod(lambda: None)
-    on_made: Callable[[], None] = staticmethod(lambda: None)
+    on_made: Callable[[], object] = staticmethod(lambda: None)
     request_seconds: float  # to send a whole request, from its first byte
     answer_seconds: float  # to take an answer
     deadline = math.inf  # by the loop's clock
@@ -41,10 +41,11 @@ class Connection(HttpToolsProtocol):
     _reading = _in_headers = False
 
     @property
-    def idle(self) -> bool:
-        """Whether it is between two requests, or before the first one."""
+    def idle_since(self) -> float:
+        """When its last answer ended, or its handshake, by the loop's clock; infinite while it is in use."""
         cycle: RequestResponseCycle | None = self.cycle  # None before the first request
-        return (cycle is None or cycle.response_complete) and not self._reading and not self.transport.is_closing()
+        in_use = self._reading or (cycle is not None and not cycle.response_complete)
+        return math.inf if in_use or self.transport.is_closing() else self.deadline - self.timeout_keep_alive
 
     def __init__(self, *, strangers: Strangers | None = None, **options: Any) -> None:
         super().__init__(**options)

@@ -1,8 +1,8 @@
 """Accepts connections, and bounds how many there are: whoever opens ten thousand must not keep the API server out.
 
-At the bound, what gives way is what has been waiting longest: a connection between two requests, or a handshake. A
-real handshake takes milliseconds, so of many the oldest is one whose client does not answer. Refusing new ones instead
-would give every place to those who only sit on it.
+At the bound, what gives way is what has been waiting longest: a connection between two requests, or a handshake whose
+client has not answered for a while. Refusing new ones instead would give every place to those who only sit on it. Where
+nothing can give way, as in a storm of real clients, new ones wait in the kernel's queue.
 """
 
 import asyncio
@@ -10,14 +10,17 @@ import heapq
 import ssl
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from socket import socket
+from itertools import islice
+from socket import SO_RCVBUF, SOL_SOCKET, socket
 
 from webhook.connection import Connection
 from webhook.metrics import Metrics
 
 ACCEPTED = 8  # in one turn of the loop: handshakes go on between two turns, so that real ones do not pile up
 SHARE = 16  # of the idle connections that give way at once: to look for them takes longer than to end them
-PAUSE_SECONDS = 0.05  # without accepting, while every connection is in use or no descriptor is left
+PAUSE_SECONDS = 0.02  # without accepting, while nothing can give way or no descriptor is left
+RECEIVE_BYTES = 64 << 10  # at a time: the buffers of TLS grow to four times what comes at once, and stay so
+STALE_SECONDS = 0.5  # from here on, what waits may give way; hundreds of real handshakes at once take less
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +53,11 @@ class Listener:
     ) -> None:
         self._socket, self._opened, self._context = listening, opened, context
         self._limits, self._metrics = limits, counted
-        self._handshakes: dict[asyncio.Task[None], None] = {}  # the oldest first
+        self._handshakes: dict[asyncio.Task[None], float] = {}  # when each began, the oldest first
         self._loop = asyncio.get_running_loop()
         self._resuming: asyncio.TimerHandle | None = None
         listening.setblocking(False)
+        listening.setsockopt(SOL_SOCKET, SO_RCVBUF, RECEIVE_BYTES)  # of what is accepted too
         self._resume()
 
     def __len__(self) -> int:
@@ -81,37 +85,39 @@ class Listener:
 
     def _accept(self) -> None:
         """Somebody waits to be accepted."""
-        if self._is_full():
-            return None if self._crowd_out() else self._pause()
-        for _ in range(ACCEPTED):
+        free = min(self._limits.connections - len(self), self._limits.handshakes - len(self._handshakes))
+        if free <= 0:
+            return None if self._make_room() else self._pause()
+        for _ in range(min(free, ACCEPTED)):
             try:
                 accepted, _ = self._socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return None
             except OSError:  # no descriptor is left, in this process or on the machine
                 return self._pause()
-            self._begin(accepted)
-            if self._is_full():
-                return None
+            accepted.setblocking(False)
+            self._handshakes[self._loop.create_task(self._open(accepted))] = self._loop.time()
         return None
 
-    def _is_full(self) -> bool:
-        return len(self) >= self._limits.connections
+    def _make_room(self) -> bool:
+        """For somebody who waits; he is accepted in the next turn."""
+        return self._drop_stale() or (len(self._handshakes) < self._limits.handshakes and self._crowd_out())
 
-    def _begin(self, accepted: socket) -> None:
-        if len(self._handshakes) >= self._limits.handshakes:
-            self._drop_oldest()
-        accepted.setblocking(False)
-        self._handshakes[self._loop.create_task(self._open(accepted))] = None
-
-    def _drop_oldest(self) -> None:
-        task = next(iter(self._handshakes))
-        del self._handshakes[task]  # now: it ends in the next turn only
-        task.cancel()
+    def _drop_stale(self) -> bool:
+        """Ends the oldest of those handshakes that are stale. False if there is none."""
+        stale_before = self._loop.time() - STALE_SECONDS
+        oldest = list(islice(self._handshakes.items(), ACCEPTED))
+        stale = [task for task, began in oldest if began < stale_before]
+        for task in stale:
+            del self._handshakes[task]  # now: it ends in the next turn only
+            task.cancel()
+        return bool(stale)
 
     def _crowd_out(self) -> bool:
-        """Ends some idle connections, those first that have been idle longest. False if there is none."""
-        idle = [one for one in self._opened.all if isinstance(one, Connection) and one.idle]
+        """Ends some of the connections that have been idle longest. False if none has been for a while."""
+        stale_before = self._loop.time() - STALE_SECONDS
+        mine = (one for one in self._opened.all if isinstance(one, Connection))
+        idle = [one for one in mine if one.idle_since < stale_before]
         longest = heapq.nsmallest(-(-len(idle) // SHARE), idle, key=lambda one: one.deadline)
         for connection in longest:
             self._metrics.connections_crowded_out.inc()

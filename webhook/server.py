@@ -33,7 +33,7 @@ from webhook.metrics import Metrics
 from webhook.settings import Server, Settings, load
 from webhook.tls import Certificate, names
 
-BACKLOG = 2048  # connections that wait for their handshake: a rollout opens many at once
+BACKLOG = 1024  # connections that wait for their handshake: a rollout opens many at once
 MONITORING = Limits(connections=64, handshakes=64, handshake_seconds=1)  # Prometheus and the kubelet
 RESERVED = 256  # descriptors that are not for connections of admissions
 LOOK_SECONDS = 1  # between two looks at the certificate's files and at slow clients

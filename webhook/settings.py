@@ -168,9 +168,9 @@ class Server:
     published_file: str = ""  # lists the bootstraps that are in every namespace; unready until ours is; "": ask nobody
     client_ca_file: str = ""  # PEM; only clients with a certificate of these CAs are admitted; "": everybody
     client_names: tuple[str, ...] = ()  # and with one of these names; (): any name
-    # A connection may come to take 200 KB, and the pod has 256 MiB.
-    max_connections: Annotated[int, Field(ge=32, le=65536)] = 1024
-    max_handshakes: Annotated[int, Field(ge=16, le=65536)] = 256
+    # A connection comes to take up to 300 KB (scripts/soak connections), and the pod has 256 MiB.
+    max_connections: Annotated[int, Field(ge=32, le=65536)] = 512
+    max_handshakes: Annotated[int, Field(ge=16, le=65536)] = 384
     handshake_seconds: Limit = 5
     request_seconds: Limit = 5  # what the registration gives for all of it
     answer_seconds: Limit = 60

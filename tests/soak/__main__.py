@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 
-from tests.soak import handshakes, memory, outage, rotation, starts
+from tests.soak import connections, handshakes, memory, outage, rotation, starts
 from tests.soak.table import Row, render
 
 MISSED = 1  # exit code
@@ -16,6 +16,7 @@ Scenario = Callable[[Path, bool], Iterator[Row]]  # an empty folder for its file
 
 SCENARIOS: Mapping[str, Scenario] = {
     "memory": memory.run,
+    "connections": connections.run,
     "handshakes": handshakes.run,
     "rotation": rotation.run,
     "outage": outage.run,

@@ -17,7 +17,7 @@ from tests.soak.table import Row, at_most
 from webhook.settings import Settings
 
 LONG, SHORT = 10_000, 1_500
-GROWTH_MB = 40
+GROWTH_MB = 50
 TIMEOUT_SECONDS = 5  # the registration's
 LIMITS = Settings().server
 
