@@ -27,7 +27,7 @@ _REFERENCE = re.compile(r"\$(?:\$|\((?P<name>[^()]*)\))")
 class Sandbox:
     """What the containers of a pod share.
 
-    `folder` holds `hosts`, which each gets as /etc/hosts; `volumes` are folders of this machine, `facts` the downward
+    `folder` holds `etc`, whose files each gets in /etc; `volumes` are folders of this machine, `facts` the downward
     API's values by field path, `images` the entrypoints. Without `ipv6`, the node's kernel has none.
     """
 
@@ -109,7 +109,7 @@ def _start(folder: Path, container: Document) -> str:
         f"mkdir -p {root}",
         f"mount -t tmpfs -o mode=0755 none {root}",
         f"mkdir -m 1777 {root}/tmp",
-        f"mkdir {root}/etc && cp {shlex.quote(str(folder.parent / 'hosts'))} {root}/etc/hosts",
+        f"mkdir {root}/etc && cp {shlex.quote(str(folder.parent / 'etc'))}/* {root}/etc/",
         f"mount --all --fstab {shlex.quote(str(folder / 'fstab'))}",
         f"mount -o remount,ro {root}" if security.get("readOnlyRootFilesystem") else ":",
         f'exec chroot {root} setpriv {shlex.join(_privileges(security))} "$@"',

@@ -31,6 +31,9 @@ from webhook.settings import Settings
 T = TypeVar("T")
 Document = dict[str, Any]
 NODE: dict[Family, str] = {"ipv4": "10.77.0.254", "ipv6": "fd77::fe"}
+# As the kubelet writes it; whoever serves DNS does so on the node.
+SEARCH = ("shop.svc.cluster.local", "svc.cluster.local", "cluster.local")
+RESOLV_CONF = f"nameserver {NODE['ipv4']}\nsearch {' '.join(SEARCH)}\noptions ndots:5\n"
 APPLICATION = 1000  # the user that applications run as
 
 
@@ -124,7 +127,9 @@ class Lab:
         net = self._stack.enter_context(netns.namespace())
         self._plug(net, f"pod{number}", address)
         volumes = _volumes(stored, folder, settings)
-        (folder / "hosts").write_text(_hosts(stored["spec"]))
+        (folder / "etc").mkdir()
+        (folder / "etc" / "hosts").write_text(_hosts(stored["spec"]))
+        (folder / "etc" / "resolv.conf").write_text(RESOLV_CONF)
         sandbox = Sandbox(net, folder, volumes, _facts(stored, address[primary]), _images(settings), ipv6)
         kubelet = Kubelet(stored["spec"], sandbox, self.node)
         self._stack.callback(kubelet.kill)
@@ -170,7 +175,7 @@ def _volumes(stored: Document, folder: Path, settings: Settings) -> dict[str, Pa
 
 
 def _hosts(spec: Document) -> str:
-    """The kubelet's /etc/hosts: how pods in this lab, which has no DNS, know each other by name."""
+    """The kubelet's /etc/hosts: how pods in a lab know each other by name, where no test serves DNS."""
     aliases = [f"{alias['ip']} {' '.join(alias['hostnames'])}" for alias in spec.get("hostAliases", [])]
     return "\n".join(["127.0.0.1 localhost", "::1 localhost", *aliases, ""])
 

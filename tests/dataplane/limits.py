@@ -221,7 +221,28 @@ LONG_LINE = Limit(
     becomes="may pass as plain TCP, 0.5 s later, and from 64 KB on perhaps not at all",
     instead="an opaque port",
 )
+IDLE = Limit(
+    what="an HTTP connection without a request",
+    becomes="is closed after an hour; the sidecar's own to the server after 55 s, and opened again",
+    instead="an opaque port",
+)
+SLOW_CONNECT = Limit(
+    what="a server that does not accept a connection",
+    becomes="is given up after `bootstrap.connectTimeoutSeconds`",
+)
 BROKEN_OFF = Limit(what="an answer that breaks off", becomes="ends for the client up to a second later at each sidecar")
-OTHERS: tuple[Limit, ...] = (HALF_CLOSE, UNTIL_CLOSE, EARLY, LARGE, DOWN, ADDRESS, SERVER_FIRST, LONG_LINE, BROKEN_OFF)
+OTHERS: tuple[Limit, ...] = (
+    HALF_CLOSE,
+    UNTIL_CLOSE,
+    EARLY,
+    LARGE,
+    DOWN,
+    ADDRESS,
+    SERVER_FIRST,
+    LONG_LINE,
+    IDLE,
+    SLOW_CONNECT,
+    BROKEN_OFF,
+)
 
 LIMITS: tuple[Limit, ...] = EXCHANGES + OTHERS

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.dataplane.dns import dns
 from tests.dataplane.exchange import exchange, request
 from tests.dataplane.lab import Lab, Pod, application, asks, lab, manifest
 from tests.dataplane.network import LOOPBACK, Family
@@ -83,3 +84,14 @@ def test_no_other_pod_can_use_it(web: Pod, orders: Pod, family: Family) -> None:
 def test_it_is_counted(web: Pod) -> None:
     page = web.call(lambda: exchange("127.0.0.1", 15090, request("GET /stats/prometheus HTTP/1.1", "Host: x")))
     assert b'envoy_http_downstream_rq_total{envoy_http_conn_manager_prefix="explicit"}' in page.body
+
+
+@families
+def test_names_are_completed_as_for_the_application(node: Lab, web: Pod, orders: Pod, family: Family) -> None:
+    """By the pod's own resolv.conf: `users` is a Service of its namespace, `users.accounts` one of another."""
+    known = {f"users{family}.shop.svc.cluster.local": orders.address[family]}
+    known[f"users{family}.accounts.svc.cluster.local"] = orders.address[family]
+    with dns(node.node, known):
+        for name in (f"users{family}", f"users{family}.accounts", f"users{family}.accounts.svc.cluster.local"):
+            sent = request("GET / HTTP/1.1", f"Host: {name}:8080")
+            assert web.call(lambda: exchange("127.0.0.1", PROXY, sent)).status == 200  # noqa: B023  called at once

@@ -6,9 +6,13 @@ import time
 
 import pytest
 
+from controlplane.bootstrap import Bootstrap, render
+from tests import build
 from tests.dataplane import limits
+from tests.dataplane.lab import manifest
 from tests.dataplane.limits import EXCHANGES, Limit
 from tests.dataplane.network import Family
+from tests.dataplane.pairs import IDLE as DOES_NOTHING
 from tests.dataplane.pairs import OPAQUE, Pairs, Way
 from tests.dataplane.wire import dial, read, read_all, wire
 
@@ -143,3 +147,40 @@ def test_a_server_that_speaks_first_waits_at_each_sidecar(between: Pairs, way: W
         line.far.sendall(b"hello\n")
         assert read(line.near, b"\n") == b"hello\n"
         assert time.monotonic() - began > waits - 0.1
+
+
+def test_these_are_the_only_times_that_end_anything() -> None:
+    """By the configuration: an hour is too long to wait."""
+    text = render(Bootstrap(connect_timeout_seconds=7))["bootstrap-dual.json"]
+    times = set(re.findall(r'"(\w*timeout\w*)": "([0-9.]+s)"', text))
+    assert times == {
+        ("timeout", "0s"),  # of a request
+        ("stream_idle_timeout", "0s"),
+        ("idle_timeout", "0s"),  # of TCP
+        ("idle_timeout", "3600s"),
+        ("idle_timeout", "55s"),
+        ("connect_timeout", "7s"),
+        ("connect_timeout", "1s"),  # to the admin socket
+        ("listener_filters_timeout", "0.5s"),
+    }
+
+
+def test_a_server_that_does_not_accept_is_given_up(between: Pairs) -> None:
+    settings = build.operator("bootstrap: {connectTimeoutSeconds: 1}")
+    pod = between.lab.pod(manifest("web", DOES_NOTHING), settings=settings)
+    between.lab.node.run("iptables-nft", "-A", "FORWARD", "-d", "10.99.0.1", "-j", "DROP")
+    with dial(pod, "10.99.0.1", 80) as near:
+        near.sendall(GET)
+        assert read(near).startswith(b"HTTP/1.1 503 ")
+
+
+def test_an_answer_that_breaks_off_ends_a_second_later(between: Pairs) -> None:
+    with wire(*between["both"]) as line:
+        line.near.sendall(GET)
+        read(line.far)
+        line.far.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart")
+        read(line.near, b"part")
+        began = time.monotonic()
+        line.far.close()
+        assert line.near.recv(1) == b""
+        assert time.monotonic() - began < 3

@@ -217,3 +217,15 @@ def test_tcp_probes_are_counted_by_port(node: Lab) -> None:
     passes(pod, "tcp")
     page = pod.call(lambda: exchange("127.0.0.1", 15090, request("GET /stats/prometheus HTTP/1.1", "Host: x"))).body
     assert f'envoy_cluster_upstream_cx_connect_fail{{envoy_cluster_name="/tcp/{TCP}"}} 1'.encode() in page
+
+
+def test_the_application_sees_one_connection_for_each_tcp_probe_and_none_between_them(pod: Pod) -> None:
+    with listening(pod, TCP) as server:
+        assert [passes(pod, "tcp") for _ in range(3)] == [True] * 3
+        server.setblocking(False)
+        for _ in range(3):
+            with server.accept()[0] as accepted:
+                accepted.settimeout(5)
+                assert accepted.recv(1) == b""
+        with pytest.raises(BlockingIOError):
+            server.accept()
