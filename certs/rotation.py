@@ -269,25 +269,25 @@ def _protected(observed: Observed, following: bytes, now: datetime, lifetimes: L
             return True
     # What a server mounts was lost, or has just changed: it may go on with what it has.
     unknown = any(leaf.bundle is None or leaf.steady < lifetimes.publication for leaf in observed.leaves)
-    return unknown and any(chain.facts(pem).ours and chain.is_root(pem, now) for pem in others)
+    return unknown and any(chain.facts(pem).ours and chain.vouches(pem, pem, now) for pem in others)
 
 
 def _orphans(observed: Observed, now: datetime) -> tuple[bytes, ...]:
     """CAs that are trusted and may be in use, and that the CA Secret does not know: it was lost, or is an old copy.
 
-    Only what operators write is believed; and of a ConfigMap in a namespace of its own, nothing.
+    Only what operators write is believed; and of a ConfigMap in a namespace of its own, nothing. One that is not valid
+    yet counts: it may be the clock that is wrong, and not for long.
     """
     known = set(observed.authority.certificates)
     served = [leaf.bundle.certificate for leaf in observed.leaves if leaf.bundle]
     found = sorted({pem for trust in observed.trusts if trust.operators for pem in trust.found} - known)
+    lost = observed.authority.signing is None
     return tuple(
         pem
         for pem in found
-        if chain.is_root(pem, now)
-        and (
-            any(chain.vouches(pem, certificate, now) for certificate in served)
-            or (observed.authority.signing is None and chain.facts(pem).ours)
-        )
+        if chain.is_root(pem)
+        and now < chain.facts(pem).validity.not_after
+        and ((lost and chain.facts(pem).ours) or any(chain.signed(pem, certificate) for certificate in served))
     )
 
 
