@@ -51,7 +51,4 @@ def _answer(query: bytes, names: Mapping[str, str], asked: list[str]) -> bytes:
         record = struct.pack("!HHHIH", 0xC00C, kind, 1, 5, len(address.packed)) + address.packed
     flags = 0x8180 if name in names else 0x8180 | NO_SUCH_NAME
     header = query[:2] + struct.pack("!5H", flags, 1, int(bool(record)), 0, 0)
-    record = (
-        struct.pack("!HHHIH", 0xC00C, kind, 1, 5, len(address.packed)) + address.packed if found and address else b""
-    )
     return header + query[12:end] + record

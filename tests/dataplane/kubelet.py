@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from tests.apiserver.processes import NotReadyError, eventually, tail
+from tests.apiserver.processes import NotReadyError, die_with_parent, eventually, tail
 from tests.dataplane import health
 from tests.dataplane.container import Sandbox, command_line
 from tests.dataplane.netns import NetNs
@@ -91,7 +91,9 @@ class Container:
         while True:
             command, env = command_line(self.spec, self.sandbox)
             with self.log.open("ab") as log:
-                self.process = subprocess.Popen(command, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+                self.process = subprocess.Popen(
+                    command, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent
+                )
             self.tell(self.name, "started")
             self._started.set()
             self.exits.append(self.process.wait())

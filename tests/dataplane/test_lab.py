@@ -78,7 +78,7 @@ with lab(Path({str(tmp_path)!r})) as node:
         pids = process.stdout.readline().split()
         assert len(pids) == 4
         process.kill()
-    eventually(lambda: not any(runs(pid) for pid in pids), "all of its processes are gone", 5)
+    eventually(lambda: not any(runs(pid) for pid in pids), f"all of these processes are gone: {pids}", 5)
 
 
 def runs(pid: str) -> bool:
