@@ -122,21 +122,27 @@ def _add_cluster(command: argparse.ArgumentParser) -> None:
 
 
 def _seconds(text: str) -> float:
-    if not (0 < (number := float(text)) < float("inf")):
-        raise ValueError
-    return number
+    return _number(text, 1e9, "seconds")
 
 
 def _days(text: str) -> timedelta:
-    if (number := _seconds(text)) > 36500:
-        raise ValueError
-    return timedelta(days=number)
+    return timedelta(days=_number(text, 36500, "days"))
+
+
+def _number(text: str, most: float, unit: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0
+    if not 0 < number <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of {unit} above 0, up to {most:g}")
+    return number
 
 
 def _port(text: str) -> int:
-    if not 0 <= (number := int(text)) <= 65535:
-        raise ValueError
-    return number
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port, 0 to 65535")
+    return int(text)
 
 
 def _lifetimes(options: argparse.Namespace) -> Lifetimes:

@@ -55,7 +55,7 @@ class Service:
             self._wake.clear()
             failures = 0 if self._look() else failures + 1
             if not self._stopping.wait(min(PAUSE_SECONDS, self.period)):
-                self._wake.wait(_until_next(self.period, failures))
+                self._wake.wait(until_next(self.period, failures))
 
     def stop(self) -> None:
         self._stopping.set()
@@ -109,15 +109,16 @@ class Service:
                 if error.reason not in ("unreachable", "server") and not failures:
                     self._failed(error.reason, "cannot watch", str(error))
                 failures += 1
-            time.sleep(_delay(failures, self.period))
+            time.sleep(delay(failures, self.period))
 
 
-def _until_next(period: float, failures: int) -> float:
+def until_next(period: float, failures: int) -> float:
+    """Seconds until the next look."""
     to_period = period - time.time() % period
-    return min(to_period, _delay(failures, period)) if failures else to_period
+    return min(to_period, delay(failures, period)) if failures else to_period
 
 
-def _delay(failures: int, period: float) -> float:
+def delay(failures: int, period: float) -> float:
     """Seconds: 1, 2, 4, up to the period; half of it by chance, so that replicas do not come together."""
     return min(2.0 ** max(failures - 1, 0), period) * random.uniform(0.5, 1)  # noqa: S311  # no secret
 

@@ -1,0 +1,175 @@
+"""certs run: what it says of itself, when it looks, and what it refuses to start with."""
+
+import itertools
+import logging
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from certs import service
+from certs.__main__ import main
+from certs.kube import ConflictError, KubeError
+from certs.metrics import STEPS, Metrics
+from certs.objects import CONFIGURATIONS, Installation, Target
+from certs.reading import Object, Reading
+from certs.rehearsal import Rehearsal
+from certs.rotation import Lifetimes, Step
+from certs.rounds import MAX_ROUNDS, Keeper, settle
+
+NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+INSTALLATION = Installation()
+
+
+def cluster(store: type[Rehearsal] = Rehearsal) -> Rehearsal:
+    """With both registrations and a namespace that opted in."""
+    found: dict[Target, Object] = {one: {"metadata": {}, "webhooks": [{"clientConfig": {}}]} for one in CONFIGURATIONS}
+    return store(Reading(NOW, found, {"shop": NOW}))
+
+
+def keeper(store: Rehearsal) -> Keeper:
+    numbers = itertools.count()
+    return Keeper(store, INSTALLATION, Lifetimes(), time.monotonic, lambda: str(next(numbers)))
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Leaves logging as it was."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    yield
+    root.handlers, root.level = handlers, level
+
+
+def nothing(_step: Step, _error: KubeError | None) -> None:
+    """Tells nobody."""
+
+
+def samples(metrics: Metrics) -> dict[str, float]:
+    families = text_string_to_metric_families(metrics.page().decode())
+    return {f"{s.name}{sorted(s.labels.values())}": s.value for family in families for s in family.samples}
+
+
+def shown(store: Rehearsal) -> dict[str, float]:
+    """The metrics after a look at that cluster."""
+    metrics = Metrics(service.FAILURES)
+    metrics.show(keeper(store).look()[1], NOW, INSTALLATION.authority.name)
+    return samples(metrics)
+
+
+def settled() -> Rehearsal:
+    store = cluster()
+    settle(keeper(store), nothing)
+    return store
+
+
+@pytest.mark.parametrize(
+    ("labels", "lifetime"),
+    [
+        ("['ca', 'envoy-sidecar-ca-key']", timedelta(days=365)),
+        ("['envoy-sidecar-webhook-tls', 'leaf']", timedelta(days=30)),
+        ("['envoy-sidecar-controlplane-tls', 'leaf']", timedelta(days=30)),
+    ],
+)
+def test_a_metric_says_when_a_certificate_ends(labels: str, lifetime: timedelta) -> None:
+    assert shown(settled())[f"envoy_sidecar_certs_not_after_timestamp_seconds{labels}"] == (NOW + lifetime).timestamp()
+
+
+@pytest.mark.parametrize("target", ["mutating", "validating", "config_maps"])
+def test_a_metric_says_that_a_trust_vouches_for_what_is_served(target: str) -> None:
+    assert shown(settled())[f"envoy_sidecar_certs_trust_matches['{target}']"] == 1
+
+
+@pytest.mark.parametrize(("number", "target"), [(0, "mutating"), (1, "validating")])
+def test_a_metric_says_that_a_trust_does_not(number: int, target: str) -> None:
+    store = settled()
+    store.publish(CONFIGURATIONS[number], store.found[CONFIGURATIONS[number]], b"")
+    found = shown(store)
+    assert found[f"envoy_sidecar_certs_trust_matches['{target}']"] == 0
+    assert found["envoy_sidecar_certs_trust_matches['config_maps']"] == 1
+
+
+def test_a_registration_that_is_not_installed_is_no_mismatch() -> None:
+    store = settled()
+    del store.found[CONFIGURATIONS[0]]
+    assert "envoy_sidecar_certs_trust_matches['mutating']" not in shown(store)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_every_step_is_counted_from_the_start(step: str) -> None:
+    assert samples(Metrics(service.FAILURES))[f"envoy_sidecar_certs_steps_total['{step}']"] == 0
+
+
+@pytest.mark.parametrize("reason", service.FAILURES)
+def test_every_reason_of_a_failure_is_counted_from_the_start(reason: str) -> None:
+    assert samples(Metrics(service.FAILURES))[f"envoy_sidecar_certs_failures_total['{reason}']"] == 0
+
+
+def test_it_looks_when_the_clock_on_the_wall_has_come_to_a_whole_period() -> None:
+    before = time.time()
+    at = before + service.until_next(60, failures=0)
+    assert at % 60 == pytest.approx(0, abs=1) or at % 60 == pytest.approx(60, abs=1)
+
+
+def test_after_a_failure_it_looks_sooner_and_later_each_time_up_to_the_period() -> None:
+    delays = [max(service.delay(failures, 60) for _ in range(200)) for failures in range(1, 12)]
+    assert delays[0] <= 1
+    assert delays[4] == pytest.approx(16, rel=0.1)
+    assert max(delays) <= 60
+
+
+def test_a_look_that_others_undo_at_once_ends_and_says_so() -> None:
+    class Stubborn(Rehearsal):
+        def fill(self, target: Target, read: Object, content: dict[str, bytes]) -> None:
+            raise ConflictError("refused", "always")
+
+    told: list[Step] = []
+    with pytest.raises(KubeError, match="something undoes what is done: introduce Secret") as caught:
+        settle(keeper(cluster(Stubborn)), lambda step, _: told.append(step))
+    assert caught.value.reason == "unsettled"
+    assert sum(step.verb == "introduce" for step in told) == MAX_ROUNDS - 1
+
+
+def test_a_step_that_fails_holds_up_no_other_and_is_tried_once() -> None:
+    class Refusing(Rehearsal):
+        def publish(self, target: Target, read: Object, text: bytes) -> None:
+            if target.namespace == "shop":
+                raise KubeError("forbidden", "no")
+            return super().publish(target, read, text)
+
+    store, told = cluster(Refusing), []
+
+    def tell(step: Step, error: KubeError | None) -> None:
+        told.append((str(step.target), error is None))
+
+    ended = settle(keeper(store), tell)
+    assert [str(target) for target in ended.failures] == ["ConfigMap shop/envoy-sidecar-ca"]
+    assert told.count(("ConfigMap shop/envoy-sidecar-ca", False)) == 1
+    assert ("Secret envoy-sidecar-system/envoy-sidecar-webhook-tls", True) in told
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--ca-days", "50"), "a CA must be valid at least twice as long as the certificates that it signs"),
+        (("--leaf-days", "0"), "'0' is no number of days above 0"),
+        (("--ca-days", "nan"), "'nan' is no number of days"),
+        (("--ca-days", "36501"), "up to 36500"),
+        (("--publication-delay-seconds", "-1"), "'-1' is no number of seconds"),
+        (("--ca-days", "1", "--leaf-days", "0.1", "--publication-delay-seconds", "30000"), "shorter than a third"),
+        (("--kubeconfig", "/nowhere"), "no credentials"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "ensure", "show"])
+@pytest.mark.usefixtures("quiet")
+def test_it_does_not_start_with(
+    options: tuple[str, ...], words: str, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code: object = main([command, *options])
+    except SystemExit as error:
+        code = error.code
+    assert code == 2
+    assert words in capsys.readouterr().err
