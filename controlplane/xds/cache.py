@@ -21,6 +21,7 @@ class Cache:
     def __init__(self) -> None:
         self.snapshot: Snapshot | None = None  # None: nothing is known yet, and nobody may be served
         self._index: Mapping[Kind, dict[str, set[Subscriber]]] = {kind: {} for kind in Kind}
+        self._found: dict[tuple[Kind, str], Resource] = {}  # what this snapshot gave already
         self._sets: dict[int, tuple[object, frozenset[str]]] = {}
 
     def store(self, snapshot: Snapshot) -> int:
@@ -29,6 +30,7 @@ class Cache:
         if former is None:
             return 0
         changes = list(snapshot.changed(former))
+        self._found.clear()
         self._sets.clear()
         for kind, name in changes:
             for subscriber in tuple(self._index[kind].get(name, ())):
@@ -37,7 +39,10 @@ class Cache:
 
     def get(self, kind: Kind, name: str) -> Resource | None:
         """The resource as it is now."""
-        return self.snapshot.get(kind, name) if self.snapshot else None
+        found = self._found.get((kind, name))
+        if found is None and self.snapshot is not None and (found := self.snapshot.get(kind, name)) is not None:
+            self._found[kind, name] = found
+        return found
 
     def wildcard(self, kind: Kind, caller: Caller) -> frozenset[str]:
         """The names that this caller's wildcard holds; one object for all callers of the same scope."""

@@ -19,7 +19,7 @@ from controlplane.xds.metrics import End, Metrics
 from controlplane.xds.snapshot import Caller, Kind
 from controlplane.xds.stream import Conversation
 from controlplane.xds.topic import Accepted, Asked, ConversationError, Received, Rejected, Stale
-from controlplane.xds.wire import MalformedError, Request
+from controlplane.xds.wire import MalformedError, Request, Response
 
 RATE, BURST = 50.0, 1000.0  # requests a second, and of a moment; Envoy sends one for each type and change
 
@@ -101,8 +101,8 @@ class Session:
 
     def wake(self) -> None:
         """There may be something to say."""
-        if self._writing is None:
-            self._writing = asyncio.create_task(self._write())
+        if self._writing is None and (response := self._next()) is not None:  # a task only for what is to be said
+            self._writing = asyncio.create_task(self._write(response))
 
     def look_again(self) -> None:
         """The caller may be another: what it is told of follows."""
@@ -138,15 +138,21 @@ class Session:
                 self._metrics.nacks[kind].inc()
                 self._told(self.identity, received)
 
-    async def _write(self) -> None:
+    def _next(self) -> Response | None:
         try:
-            while (response := self.conversation.respond(monotonic())) is not None:
+            return self.conversation.respond(monotonic())
+        except Exception as error:  # a bug of ours ends this stream, and no other
+            self.end(Ended("internal", repr(error)))
+            return None
+
+    async def _write(self, response: Response | None) -> None:
+        try:
+            while response is not None:
                 data = wire.encode(response)
                 if not await self._deliver(data):
                     return
                 self._measure(response.kind, len(data))
-        except Exception as error:  # a bug of ours ends this stream, and no other
-            self.end(Ended("internal", repr(error)))
+                response = self._next()
         finally:
             self._writing = None
 

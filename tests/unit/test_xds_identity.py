@@ -1,0 +1,200 @@
+"""Who is let in, and who is not. The API server is one that answers what a test says, and counts the questions."""
+
+import asyncio
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from controlplane.xds import identity
+from controlplane.xds.identity import AUDIENCE, FRESH_SECONDS, REFUSED_SECONDS, Authenticator, Identity, RefusedError
+from tests.tokens import reviewed, token
+
+WEB = Identity("shop", "web-0", "default", "node-1")
+
+
+class Api:
+    """Answers each question with the next of `answers`, the last of them for ever."""
+
+    def __init__(self, *answers: Mapping[str, Any] | Exception) -> None:
+        self.answers = list(answers or [reviewed()])
+        self.asked: list[tuple[str, str]] = []
+        self.now = 1000.0
+        self.open = threading.Event()
+        self.open.set()
+
+    def review(self, shown: str, audience: str) -> Mapping[str, Any]:
+        self.asked.append((shown, audience))
+        self.open.wait()
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def identify(self, *headers: str | None, waits: Sequence[float] = ()) -> list[Identity | str]:
+        """What becomes of callers with these headers, one after the other; of those refused, the reason."""
+
+        async def story() -> list[Identity | str]:
+            authenticator = Authenticator(self.review, executor, lambda: self.now)
+            found = []
+            for header, wait in zip(headers, [*waits, *([0.0] * len(headers))], strict=False):
+                self.now += wait
+                found.append(await outcome(authenticator, header))
+            return found
+
+        with ThreadPoolExecutor(4) as executor:
+            return asyncio.run(story())
+
+
+async def outcome(authenticator: Authenticator, header: str | None) -> Identity | str:
+    try:
+        return await authenticator.identify(header)
+    except RefusedError as refusal:
+        return refusal.reason
+
+
+def bearer(shown: str) -> str:
+    return f"Bearer {shown}"
+
+
+GOOD = bearer(token())
+
+
+def test_a_pods_token_says_whose_proxy_it_is() -> None:
+    api = Api()
+    assert api.identify(GOOD) == [WEB]
+    assert api.asked == [(token(), AUDIENCE)]
+
+
+@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic dXNlcjpwYXNz", token()])
+def test_without_a_token_nobody_is_let_in(header: str | None) -> None:
+    assert Api().identify(header) == ["no_token"]
+
+
+@pytest.mark.parametrize(
+    "shown",
+    ["x", "a.b", "a.b.c", "....", "a.e30.c", "é.è.ê", "a." + "W" * 7000 + ".c", "x" * 9000, token(expires="soon")],
+)
+def test_what_is_no_token_is_not_asked_about(shown: str) -> None:
+    api = Api()
+    assert api.identify(bearer(shown)) == ["malformed"]
+    assert api.asked == []
+
+
+def test_an_expired_token_is_not_asked_about() -> None:
+    api = Api()
+    assert api.identify(bearer(token(expires=999))) == ["expired"]
+    assert api.asked == []
+
+
+@pytest.mark.parametrize("audience", ["https://kubernetes.default.svc", "envoy-sidecar", ""])
+def test_a_token_for_somebody_else_is_not_asked_about(audience: str) -> None:
+    api = Api()
+    assert api.identify(bearer(token(audience=audience))) == ["audience"]
+    assert api.asked == []
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        ({}, "invalid"),
+        ({"authenticated": False, "error": "token has been invalidated"}, "invalid"),
+        (reviewed(audiences=["https://kubernetes.default.svc"]), "invalid"),
+        (reviewed(audiences=None), "invalid"),
+        (reviewed(authenticated="true"), "invalid"),
+        (reviewed(user={"username": "system:serviceaccount:shop:default"}), "no_pod"),
+        (reviewed(user={**reviewed()["user"], "username": "system:node:node-1"}), "no_pod"),
+        (reviewed(user={**reviewed()["user"], "username": "cluster-admin"}), "no_pod"),
+        (reviewed(user=None), "no_pod"),
+    ],
+)
+def test_only_what_the_api_server_vouches_for_is_let_in(status: Mapping[str, Any], reason: str) -> None:
+    assert Api(status).identify(GOOD) == [reason]
+
+
+def test_an_answer_is_used_for_a_while_and_then_asked_for_again() -> None:
+    api = Api()
+    assert api.identify(GOOD, GOOD, GOOD, waits=[0, FRESH_SECONDS - 1, 1]) == [WEB] * 3
+    assert len(api.asked) == 2
+
+
+def test_a_refusal_is_used_for_a_shorter_while() -> None:
+    api = Api({}, reviewed())
+    assert api.identify(GOOD, GOOD, GOOD, waits=[0, REFUSED_SECONDS - 1, 1]) == ["invalid", "invalid", WEB]
+
+
+def test_an_answer_ends_with_its_token() -> None:
+    short = bearer(token(expires=1010))
+    assert Api().identify(short, short, waits=[0, 10]) == [WEB, "expired"]
+
+
+def test_a_pod_that_is_gone_is_refused_when_it_is_asked_about_again() -> None:
+    assert Api(reviewed(), {}).identify(GOOD, GOOD, waits=[0, FRESH_SECONDS]) == [WEB, "invalid"]
+
+
+def test_an_api_server_that_is_gone_keeps_nobody_out_whom_it_has_vouched_for() -> None:
+    api = Api(reviewed(), OSError("connection refused"))
+    other = bearer(token("shop/web-1"))
+    assert api.identify(GOOD, GOOD, other, waits=[0, FRESH_SECONDS, 0]) == [WEB, WEB, "unavailable"]
+
+
+def test_an_api_server_that_comes_back_is_asked_again() -> None:
+    assert Api(OSError("connection refused"), reviewed()).identify(GOOD, GOOD) == ["unavailable", WEB]
+
+
+def test_many_streams_with_one_token_ask_once() -> None:
+    api = Api()
+    api.open.clear()
+
+    async def story() -> list[Identity | str]:
+        authenticator = Authenticator(api.review, executor, lambda: api.now)
+        waiting = [asyncio.create_task(outcome(authenticator, GOOD)) for _ in range(20)]
+        await asyncio.sleep(0)
+        waiting[0].cancel()  # the one whose question it is goes away
+        api.open.set()
+        return await asyncio.gather(*waiting[1:])
+
+    with ThreadPoolExecutor(4) as executor:
+        assert asyncio.run(story()) == [WEB] * 19
+    assert len(api.asked) == 1
+
+
+def test_more_questions_than_can_wait_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity, "MAX_QUESTIONS", 2)
+    api = Api()
+    api.open.clear()
+
+    async def story() -> list[Identity | str]:
+        authenticator = Authenticator(api.review, executor, lambda: api.now)
+        waiting = [asyncio.create_task(outcome(authenticator, bearer(token(f"shop/p{n}")))) for n in range(3)]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        api.open.set()
+        return await asyncio.gather(*waiting)
+
+    with ThreadPoolExecutor(4) as executor:
+        assert asyncio.run(story()) == [WEB, WEB, "busy"]
+
+
+def test_answers_are_kept_of_so_many_tokens_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity, "KEPT", 2)
+    api = Api()
+    one, two, three = (bearer(token(f"shop/p{n}")) for n in range(3))
+    api.identify(one, two, three, three, two, one)
+    assert len(api.asked) == 4
+
+
+@pytest.mark.parametrize("node", ["web-0.shop", "web.with.dots.shop"])
+def test_a_proxy_may_call_itself_what_it_is(node: str) -> None:
+    pod, _, namespace = node.rpartition(".")
+    Identity(namespace, pod).check(node)
+
+
+@pytest.mark.parametrize(
+    "node", ["", "web-0", "web-0.", ".shop", "web-1.shop", "web-0.other", "shop.web-0", "web-0.shop.x"]
+)
+def test_a_proxy_may_not_call_itself_another(node: str) -> None:
+    with pytest.raises(RefusedError) as raised:
+        WEB.check(node)
+    assert raised.value.reason == "other_pod"
