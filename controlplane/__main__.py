@@ -3,12 +3,9 @@
 import argparse
 import os
 import re
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 
 import yaml
@@ -21,11 +18,13 @@ EXAMPLE = """example:
   python -m controlplane bootstrap --namespace shop | kubectl apply -f -
 """
 HOME = "envoy-sidecar-system"
-SERVE = """Keeps the bootstrap of these settings, and those that pods or a rollback may still name, in every namespace
-that is labelled envoy-sidecar.io/inject=enabled, and says in the ConfigMap envoy-sidecar-published what is everywhere.
+SERVE = """Tells proxies where Services are and how they want to be called. Keeps the bootstrap of these settings, and
+those that pods or a rollback may still name, in every namespace that is labelled envoy-sidecar.io/inject=enabled, and
+says in the ConfigMap envoy-sidecar-published what is everywhere.
 """
 SERVE_EXAMPLE = """example:
   python -m controlplane serve --settings settings.yaml --kubeconfig ~/.kube/config
+  python -m controlplane serve --from docs/examples/traffic.yaml
 
 exit codes:
   0  stopped by a signal
@@ -34,6 +33,9 @@ exit codes:
 RENDER = "Prints the clusters, endpoints, listeners and routes of a pod's Envoy as JSON; what is wrong, to stderr."
 EXPLAIN = "Says in words where a request of a pod would go, under which policy, and why."
 FILE = "a file or a folder with the cluster's Services, EndpointSlices, Pods and Nodes, as YAML or JSON"
+FROM = "no cluster: tell proxies on loopback what the manifests in that file or folder say, also when they change"
+TLS = "holds tls.crt and tls.key; with them proxies are served, and without them, of a cluster, none is"
+XDS = "where proxies are served (default: [::]:15012; with --from 127.0.0.1:15012)"
 RETENTION = "how long a bootstrap is kept that no pod names and no control plane has for its own (default: 30)"
 PERIOD = "between two looks when nothing happens; a namespace that opts in is seen at once (default: 60)"
 
@@ -51,25 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(settings: Settings, options: argparse.Namespace) -> int:
-    # Kubernetes' package takes half a second to import, and only this needs it.
-    from controlplane import kube, serving
-    from controlplane.publisher import Publisher
+    # Kubernetes' package, gRPC and Envoy's messages take a second to import, and only this needs them.
+    from controlplane import process
 
-    try:
-        cluster = kube.Kube(kube.connect(options.kubeconfig))
-        publisher = Publisher(cluster, options.namespace, render(settings.bootstrap))
-        metrics = serving.Metrics(publisher.current)
-        service = serving.Service(publisher, timedelta(days=options.retention_days), options.period_seconds, metrics)
-        server = serving.monitoring(options.metrics_address, options.metrics_port, service, metrics)
-    except (kube.KubeError, OSError) as error:
-        print(f"controlplane: {error}", file=sys.stderr)
-        return 2
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: service.stop())
-    serving.log_to_stderr()
-    threading.Thread(target=server.serve_forever, name="monitoring", daemon=True).start()
-    service.run()
-    return 0
+    return process.of_disk(settings, options) if options.manifests else process.of_cluster(settings, options)
 
 
 def _render(settings: Settings, options: argparse.Namespace) -> int:
@@ -132,6 +119,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.add_argument("--namespace", default=HOME, type=_namespace, help=f"where we are installed (default: {HOME})")
     serve.add_argument("--kubeconfig", metavar="FILE", help="how to reach the API server; not needed in a pod")
+    serve.add_argument("--from", dest="manifests", type=Path, metavar="PATH", help=FROM)
+    serve.add_argument("--tls-directory", type=Path, metavar="DIR", help=TLS)
+    serve.add_argument("--xds-address", metavar="IP:PORT", help=XDS)
     serve.add_argument("--retention-days", type=_days, default=30, metavar="DAYS", help=RETENTION)
     serve.add_argument("--period-seconds", type=_seconds, default=60.0, metavar="SECONDS", help=PERIOD)
     serve.add_argument("--metrics-address", default="::", metavar="IP", help="for /metrics, /healthz and /readyz")

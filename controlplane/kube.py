@@ -127,6 +127,24 @@ class Kube:
             if error.reason != "missing":
                 raise
 
+    def review(self, token: str, audience: str) -> Object:
+        """The status of a TokenReview: whose token it is, if it is one for that audience."""
+        body = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenReview",
+            "spec": {"token": token, "audiences": [audience]},
+        }
+        status: Object = self._object("POST", "/apis/authentication.k8s.io/v1/tokenreviews", body=body)["status"]
+        return status
+
+    def report(self, event: Object) -> None:
+        """Writes an Event, unless one of that name is there."""
+        try:
+            self._object("POST", f"{NAMESPACES}/{event['metadata']['namespace']}/events", body=event)
+        except KubeError as error:
+            if error.reason != "conflict":
+                raise
+
     def watch(self, path: str, selector: str) -> Iterator[None]:
         """Something for each change, and for each object that is there at first; ends now and then."""
         query = {"labelSelector": selector, "watch": "true", "timeoutSeconds": str(WATCH_SECONDS)}

@@ -10,10 +10,12 @@ import random
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 from time import monotonic
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Info, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -36,7 +38,8 @@ class Metrics:
     """What the process counts about itself, for Prometheus. Names start with `envoy_sidecar_controlplane_`."""
 
     def __init__(self, current: str) -> None:
-        registry = self._registry = CollectorRegistry()
+        """`current` is the hash of this replica's own bootstrap."""
+        registry = self.registry = CollectorRegistry()
         prefix = "envoy_sidecar_controlplane"
         self.steps = Counter(f"{prefix}_publication_steps", "Done, by kind.", ["step"], registry=registry)
         self.failures = Counter(
@@ -57,7 +60,7 @@ class Metrics:
 
     def page(self) -> bytes:
         """The page that Prometheus reads."""
-        return generate_latest(self._registry)
+        return generate_latest(self.registry)
 
 
 class Service:
@@ -172,6 +175,11 @@ def _tell(level: int, event: str, **facts: str) -> None:
     _LOG.log(level, "%s", json.dumps({"level": logging.getLevelName(level).lower(), "event": event, **facts}))
 
 
+def tell(event: str, **facts: str) -> None:
+    """A line of the log."""
+    _tell(logging.INFO, event, **facts)
+
+
 def log_to_stderr() -> None:
     """One JSON object per line, with its time."""
     handler = logging.StreamHandler(sys.stderr)
@@ -180,32 +188,73 @@ def log_to_stderr() -> None:
     _LOG.setLevel(logging.INFO)
 
 
+def _facts(record: logging.LogRecord) -> dict[str, object]:
+    """What a line says: those of ours are JSON already; the server's have their facts beside the event."""
+    more = getattr(record, "facts", None)
+    if more is None:
+        found: dict[str, object] = json.loads(record.getMessage())
+        return found
+    return {"level": record.levelname.lower(), "event": record.getMessage(), **more}
+
+
 class _Line(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        facts = json.loads(record.getMessage())
+        facts = _facts(record)
         if record.exc_info:
             facts["trace"] = self.formatException(record.exc_info)
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         return json.dumps({"time": time, **facts})
 
 
-def monitoring(address: str, port: int, service: Service, metrics: Metrics) -> ThreadingHTTPServer:
-    """The server of /metrics, /healthz and /readyz, listening, to be served in a thread. Raises OSError."""
+class Health(Protocol):
+    """What probes ask of a part of the process."""
 
-    def ok(good: bool) -> tuple[int, bytes, str]:
+    @property
+    def healthy(self) -> bool:
+        """Whether it still works, whether or not it succeeds."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it does what it is for."""
+
+
+Page = tuple[int, bytes, str]  # status, body, content type
+Debug = Callable[[str, str], Page | None]  # a method and a path below /debug/; None: no such page
+
+
+def monitoring(
+    address: str, port: int, parts: Sequence[Health], metrics: Metrics, debug: Debug = lambda _method, _path: None
+) -> ThreadingHTTPServer:
+    """The server of /metrics, /healthz and /readyz, listening, to be served in a thread. Raises OSError.
+
+    What `debug` has is for callers on loopback only: whoever may exec into the pod, or forward a port.
+    """
+
+    def ok(good: bool) -> Page:
         return (200, b"ok", "text/plain") if good else (503, b"not now", "text/plain")
 
-    pages: dict[str, Callable[[], tuple[int, bytes, str]]] = {
+    pages: dict[str, Callable[[], Page]] = {
         "/metrics": lambda: (200, metrics.page(), CONTENT_TYPE_PLAIN_0_0_4),
-        "/healthz": lambda: ok(service.healthy),
-        "/readyz": lambda: ok(service.ready),
+        "/healthz": lambda: ok(all(part.healthy for part in parts)),
+        "/readyz": lambda: ok(all(part.ready for part in parts)),
     }
 
     class Handler(BaseHTTPRequestHandler):
         timeout = 5
 
         def do_GET(self) -> None:
-            status, body, content_type = pages.get(self.path, lambda: (404, b"no such page", "text/plain"))()
+            page = pages.get(self.path)
+            self._answer(page() if page else self._debug("GET"))
+
+        def do_POST(self) -> None:
+            self._answer(self._debug("POST"))
+
+        def _debug(self, method: str) -> Page:
+            found = debug(method, self.path) if _is_loopback(self.client_address[0]) else None
+            return found or (404, b"no such page", "text/plain")
+
+        def _answer(self, page: Page) -> None:
+            status, body, content_type = page
             self.send_response(status)
             self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))
@@ -220,3 +269,8 @@ def monitoring(address: str, port: int, service: Service, metrics: Metrics) -> T
         address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
 
     return Server((address, port), Handler)
+
+
+def _is_loopback(address: str) -> bool:
+    ip = ip_address(address)
+    return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback

@@ -1,0 +1,90 @@
+"""`serve`: the parts of the process put together, and taken apart when a signal comes."""
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from http.server import ThreadingHTTPServer
+from types import FrameType
+
+from controlplane import proxies, serving
+from controlplane.bootstrap import render
+from controlplane.kube import Kube, KubeError, connect
+from controlplane.offline import choices_of
+from controlplane.proxies import EVERYWHERE, LOOPBACK, Proxies
+from controlplane.publisher import Publisher
+from controlplane.settings import Settings
+from controlplane.xds.credentials import CredentialsError
+from controlplane.xds.service import Place
+
+OK, UNUSABLE = 0, 2  # exit codes
+_PROBLEMS = (KubeError, CredentialsError, OSError, ValueError)
+
+
+def of_cluster(settings: Settings, options: argparse.Namespace) -> int:
+    """Serves proxies, if there is a certificate, and publishes bootstraps, until a signal comes; the exit code."""
+    serving.log_to_stderr()
+    try:
+        kube = Kube(connect(options.kubeconfig))
+        publisher = Publisher(kube, options.namespace, render(settings.bootstrap))
+        metrics = serving.Metrics(publisher.current)
+        service = serving.Service(publisher, timedelta(days=options.retention_days), options.period_seconds, metrics)
+        part = None
+        if options.tls_directory:
+            place = Place(address=options.xds_address or EVERYWHERE, tls=options.tls_directory, review=kube.review)
+            part = proxies.of_cluster(kube, place, choices_of(settings), metrics.registry)
+        pages = _begin(options, metrics, service, part)
+    except _PROBLEMS as error:
+        return _unusable(error)
+    _on_signal(lambda *_: service.stop())
+    service.run()
+    _end(pages, part)
+    return OK
+
+
+def of_disk(settings: Settings, options: argparse.Namespace) -> int:
+    """Serves proxies on loopback what the manifests say, until a signal comes; returns the exit code."""
+    serving.log_to_stderr()
+    stopping = threading.Event()
+    try:
+        metrics = serving.Metrics("")
+        place = Place(address=options.xds_address or LOOPBACK)
+        part = proxies.of_disk(options.manifests, place, choices_of(settings), metrics.registry)
+        pages = _begin(options, metrics, None, part)
+    except _PROBLEMS as error:
+        return _unusable(error)
+    _on_signal(lambda *_: stopping.set())
+    stopping.wait()
+    _end(pages, part)
+    return OK
+
+
+def _begin(
+    options: argparse.Namespace, metrics: serving.Metrics, service: serving.Service | None, part: Proxies | None
+) -> ThreadingHTTPServer:
+    parts = [one for one in (service, part) if one is not None]
+    debug = part.debug if part else lambda _method, _path: None
+    pages = serving.monitoring(options.metrics_address, options.metrics_port, parts, metrics, debug)
+    if part:
+        part.start()
+    threading.Thread(target=pages.serve_forever, name="monitoring", daemon=True).start()
+    serving.tell("serving", xds_port=str(part.port if part else ""), metrics_port=str(pages.server_address[1]))
+    return pages
+
+
+def _end(pages: ThreadingHTTPServer, part: Proxies | None) -> None:
+    if part:
+        part.stop()
+    pages.shutdown()
+
+
+def _on_signal(do: Callable[[int, FrameType | None], None]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, do)
+
+
+def _unusable(error: Exception) -> int:
+    print(f"controlplane: {error}", file=sys.stderr)
+    return UNUSABLE

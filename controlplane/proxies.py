@@ -1,0 +1,175 @@
+"""What proxies are told, as a part of the process: a source of objects, the feed, and the server of discovery.
+
+A source is the API server, or manifests on disk, where nobody has tokens and only loopback is served.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from controlplane.kube import Kube, KubeError
+from controlplane.ports import PORTS
+from controlplane.xds import explain
+from controlplane.xds.disk import Disk, DiskError
+from controlplane.xds.events import events
+from controlplane.xds.feed import Feed
+from controlplane.xds.mesh import Mesh, Problem
+from controlplane.xds.metrics import PREFIX, Metrics
+from controlplane.xds.service import Discovery, Place
+from controlplane.xds.translate import Choices
+from controlplane.xds.watch import Watch
+from controlplane.xds.world import WHAT, What
+from controlplane.xds.worlds import Worlds
+
+LOOPBACK = f"127.0.0.1:{PORTS.xds}"
+EVERYWHERE = f"[::]:{PORTS.xds}"
+STOP_SECONDS = 10.0  # in which streams end, bit by bit
+MAX_EVENTS = 100  # of one Mesh
+REPORTED = 10_000  # problems that are remembered
+
+_LOG = logging.getLogger("controlplane.proxies")
+
+
+class Source(Protocol):
+    """Tells the feed what there is."""
+
+    def start(self) -> None:
+        """Begins, in threads of its own."""
+
+    def stop(self) -> None:
+        """Ends them."""
+
+
+class Proxies:
+    """The part. `start` it; any thread may call the rest. `report` writes Events, if there is somewhere to write."""
+
+    def __init__(
+        self,
+        place: Place,
+        choices: Choices,
+        registry: CollectorRegistry,
+        source: Callable[["Proxies"], Source],
+        report: Callable[[Mesh], None] = lambda _mesh: None,
+    ) -> None:
+        self._discovery = Discovery(place, Metrics(registry))
+        self._worlds, self._report = Worlds(self._discovery.publish, choices), report
+        self.feed = Feed(self._take)
+        self._count(registry)
+        self._source = source(self)
+
+    def start(self) -> None:
+        """Takes the port, and begins. Raises OSError, ValueError, and CredentialsError."""
+        self._discovery.start()
+        threading.Thread(target=self.feed.run, name="feed", daemon=True).start()
+        self._source.start()
+
+    def stop(self) -> None:
+        """Ends streams, then all else."""
+        self._source.stop()
+        self._discovery.stop(STOP_SECONDS)
+        self.feed.stop()
+
+    @property
+    def port(self) -> int:
+        """Where proxies are served."""
+        return self._discovery.port
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the server's loop still turns."""
+        return self._discovery.healthy
+
+    @property
+    def ready(self) -> bool:
+        """Whether proxies are served; not before all there is was listed."""
+        return self._discovery.ready
+
+    def debug(self, method: str, path: str) -> tuple[int, bytes, str] | None:
+        """`POST /debug/release` is the operator's word; what GET shows is for people."""
+        if (method, path) == ("POST", "/debug/release"):
+            held = self.feed.holding
+            self.feed.release()
+            return 200, f"{'released: ' + held if held else 'nothing is held back'}\n".encode(), "text/plain"
+        found = self._discovery.debug(path) if method == "GET" else None
+        return None if found is None else (200, found.encode(), "application/json")
+
+    def failed(self, what: What, error: KubeError) -> None:
+        """A list or a watch failed; it is begun again."""
+        self._failures.labels(what.lower(), error.reason).inc()
+        _LOG.warning(
+            "watch failed", extra={"facts": {"kind": what, "reason": error.reason, "problem": str(error)[:300]}}
+        )
+
+    def unreadable(self, error: DiskError) -> None:
+        """A file cannot be read; what was known stays."""
+        _LOG.warning("manifests not read", extra={"facts": {"problem": str(error)[:300]}})
+
+    def _take(self, mesh: Mesh) -> None:
+        if self.feed.holding:
+            _LOG.error(
+                "removal held back", extra={"facts": {"missing": self.feed.holding, "release": "see operations.md"}}
+            )
+        self._worlds.take(mesh)
+        self._problems.set(len(explain.problems(mesh)))
+        self._report(mesh)
+
+    def _count(self, registry: CollectorRegistry) -> None:
+        self._failures = Counter(
+            f"{PREFIX}_watch_failures", "Lists and watches that failed, by kind.", ["kind", "reason"], registry=registry
+        )
+        self._problems = Gauge(f"{PREFIX}_problems", "What is wrong with objects: see their Events.", registry=registry)
+        held = Gauge(f"{PREFIX}_removal_held_back", "1 while an operator's word is waited for.", registry=registry)
+        held.set_function(lambda: bool(self.feed.holding))
+        refused = Gauge(f"{PREFIX}_removals_refused", "How often more than half would have gone.", registry=registry)
+        refused.set_function(lambda: self.feed.refusals)
+        silence = Gauge(
+            f"{PREFIX}_watch_silence_seconds", "Since a kind was heard of, if only that it is quiet.", ["kind"],
+            registry=registry,
+        )  # fmt: skip
+        for what in WHAT:
+            silence.labels(what.lower()).set_function(partial(self._silence, what))
+
+    def _silence(self, what: What) -> float:
+        return self.feed.silence().get(what, float("nan"))
+
+
+def of_cluster(kube: Kube, place: Place, choices: Choices, registry: CollectorRegistry) -> Proxies:
+    """For the proxies of a cluster."""
+    return Proxies(place, choices, registry, lambda part: Watch(kube, part.feed, part.failed), Reporter(kube).look)
+
+
+def of_disk(manifests: Path, place: Place, choices: Choices, registry: CollectorRegistry) -> Proxies:
+    """For demonstrations and tests."""
+    return Proxies(place, choices, registry, lambda part: Disk(manifests, part.feed, part.unreadable))
+
+
+class Reporter:
+    """Writes what is newly wrong with Services as Events, in a thread of its own; one that fails is not missed."""
+
+    def __init__(self, kube: Kube) -> None:
+        self._kube = kube
+        self._known: frozenset[Problem] = frozenset()
+
+    def look(self, mesh: Mesh) -> None:
+        """There is another Mesh."""
+        found = frozenset(explain.problems(mesh)[:REPORTED])
+        new, self._known = found - self._known, found
+        chosen = sorted((one for one in new if "/" in one.about), key=lambda one: one.about)[:MAX_EVENTS]
+        if chosen:
+            threading.Thread(target=self._write, args=(chosen,), name="events", daemon=True).start()
+
+    def _write(self, problems: list[Problem]) -> None:
+        for event in events(problems, datetime.now(UTC)):
+            try:
+                self._kube.report(event)
+            except KubeError as error:
+                _LOG.warning(
+                    "event not written", extra={"facts": {"reason": error.reason, "problem": str(error)[:300]}}
+                )
+                return
