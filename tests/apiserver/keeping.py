@@ -8,8 +8,10 @@ import json
 import subprocess
 import sys
 import threading
+import time
+import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -195,19 +197,22 @@ def here(thing: Object) -> Object:
 
 
 @contextmanager
-def mounting(keeping: Keeping, volumes: Mapping[str, Path]) -> Iterator[None]:
-    """What a kubelet does: keeps folders like the Secrets and ConfigMaps of these paths in the API."""
+def mounting(keeping: Keeping, path: str, folder: Path, late: float = 0) -> Iterator[None]:
+    """What a kubelet does: keeps a folder like the Secret or ConfigMap of that path, `late` by so many seconds."""
     end = threading.Event()
+    decode: Callable[[str], bytes] = base64.b64decode if "/secrets/" in path else str.encode
 
     def follow() -> None:
-        seen: dict[str, Mapping[str, str]] = {}
+        seen: list[tuple[float, Mapping[str, str]]] = []
+        current: Mapping[str, str] | None = None
         while not end.wait(MOUNT_SECONDS):
-            for path, folder in volumes.items():
-                data = keeping.get(path).get("data")
-                if data and data != seen.get(path):  # what is taken away stays with those who have it
-                    decode = base64.b64decode if "/secrets/" in path else str.encode
-                    mounted.write(folder, {name: decode(value) for name, value in data.items()})
-                    seen[path] = data
+            data = keeping.get(path).get("data")
+            if data and (not seen or seen[-1][1] != data):  # what is taken away stays with those who have it
+                seen.append((time.monotonic() + (late if seen else 0), data))
+            due = [data for when, data in seen if when <= time.monotonic()]
+            if due and due[-1] is not current:
+                mounted.write(folder, {name: decode(value) for name, value in due[-1].items()})
+            current = due[-1] if due else None
 
     thread = threading.Thread(target=follow)
     thread.start()

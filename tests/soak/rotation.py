@@ -2,7 +2,7 @@
 
 Two `certs` with the rights of their account, two replicas of the webhook behind one address, the real API server, which
 calls them by their Service's name, and an Envoy that takes its trust from the ConfigMap of an opted-in namespace. What
-is mounted follows the API as a kubelet would have it.
+is mounted follows the API as a kubelet would have it: servers see at once what is new, clients as late as is allowed.
 """
 
 import http.client
@@ -31,6 +31,7 @@ from tests.soak.table import Row, at_least, at_most
 CLIENTS = 16
 SHOP = "shop"
 HELD, FRESH = "held", "fresh"  # one connection for all requests, or one for each
+LATE = 0.75  # of the publication delay: when a published trust reaches a pod
 DAY_SECONDS = 86400
 FILTERS = "type.googleapis.com/envoy.extensions.filters"
 
@@ -82,11 +83,9 @@ def run(directory: Path, short: bool) -> Iterator[Row]:
         # The webhook waits for its certificate, the registrations name its address: the address comes first.
         tls, trust = directory / "tls", directory / "trust"
         keeping, writers = _cluster(stack, directory, plan)
-        volumes = {
-            f"/api/v1/namespaces/{SYSTEM}/secrets/{WEBHOOK}": tls,
-            f"/api/v1/namespaces/{SHOP}/configmaps/envoy-sidecar-ca": trust,
-        }
-        stack.enter_context(mounting(keeping, volumes))
+        stack.enter_context(mounting(keeping, f"/api/v1/namespaces/{SYSTEM}/secrets/{WEBHOOK}", tls))
+        config_map = f"/api/v1/namespaces/{SHOP}/configmaps/envoy-sidecar-ca"
+        stack.enter_context(mounting(keeping, config_map, trust, late=LATE * plan.delay))
         port = _webhooks(stack, keeping, tls)
         client = stack.enter_context(client_of(directory, trust, port))
         admissions = stack.enter_context(_admissions(keeping, plan.rate))
