@@ -1,6 +1,7 @@
 """Limits that protect a sidecar, and the node it runs on: memory, and connections."""
 
-from contextlib import ExitStack
+import signal
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -8,6 +9,7 @@ from tests import build
 from tests.apiserver.processes import eventually
 from tests.dataplane.exchange import exchange, request
 from tests.dataplane.lab import Pod, application, asks, manifest
+from tests.dataplane.memory import limited
 from tests.dataplane.pairs import Pairs
 from tests.dataplane.wire import dial
 
@@ -61,3 +63,18 @@ def test_more_connections_than_the_operator_allows_are_refused(between: Pairs) -
             lambda: exchange(pod.address["ipv4"], 15090, request("GET /stats/prometheus HTTP/1.1", "Host: x"))
         )
         assert page.status == 200
+
+
+def test_a_sidecar_that_the_kernel_kills_for_its_memory_comes_back(between: Pairs) -> None:
+    pod = web(between)
+    client, envoy = between.clients[False], pod.container("envoy-sidecar")
+    with limited(envoy.pid, 4 * MIB), ExitStack() as stack:
+        for _ in range(100):
+            with suppress(OSError):  # it is gone
+                connection = stack.enter_context(dial(client, pod.address["ipv4"], APP))
+                connection.sendall(GET[:-2] + b"X-Large: " + b"a" * 200_000)
+        eventually(lambda: envoy.exits, "the kernel kills it")
+    assert envoy.exits == [-signal.SIGKILL]
+    eventually(pod.kubelet.ready, "the pod is ready")
+    assert client.call(lambda: exchange(pod.address["ipv4"], APP, GET)).status == 200
+    assert pod.call(lambda: exchange(client.address["ipv4"], APP, GET)).status == 503  # by way of its sidecar
