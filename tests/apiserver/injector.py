@@ -82,9 +82,10 @@ def injecting(directory: Path, settings: str, replicas: int) -> Iterator[Injecto
 
 
 @contextmanager
-def replica(log: Path, settings: Path, certificate: Path) -> Iterator[Replica]:
+def replica(log: Path, settings: Path, certificate: Path, port: int = 0) -> Iterator[Replica]:
+    """Runs one until the block ends; port 0 is any that is free."""
     command = [sys.executable, "-m", "webhook", "serve", "--settings", str(settings)]
-    command += ["--tls-dir", str(certificate), "--address", "127.0.0.1", "--port", "0", "--metrics-port", "0"]
+    command += ["--tls-dir", str(certificate), "--address", "127.0.0.1", "--port", str(port), "--metrics-port", "0"]
     with running(command, log, cwd=CHECKOUT, patient=False) as process:  # its grace period is of 10 s
 
         def serving() -> Replica | None:
