@@ -45,8 +45,7 @@ class Discovery:
 
     def __init__(self, place: Place, metrics: Metrics) -> None:
         self._place, self._metrics = place, metrics
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="discovery", daemon=True)
+        self._loop: asyncio.AbstractEventLoop
         self._executor = ThreadPoolExecutor(REVIEWERS, "review")
         self._lock = threading.Lock()
         self._make: Make | None = None
@@ -61,8 +60,14 @@ class Discovery:
         credentials = None if self._place.tls is None else Credentials(self._place.tls, self._reloaded)
         if credentials is not None:
             self._reloaded(None, credentials)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="discovery", daemon=True)
         self._thread.start()
-        self.port = asyncio.run_coroutine_threadsafe(self._bind(credentials), self._loop).result()
+        try:
+            self.port = asyncio.run_coroutine_threadsafe(self._bind(credentials), self._loop).result()
+        except (OSError, ValueError):
+            self._end()
+            raise
         self._loop.call_soon_threadsafe(self._turn)
 
     def publish(self, make: Make) -> None:
@@ -77,9 +82,12 @@ class Discovery:
         self._stopping = True
         if self._server is not None:
             asyncio.run_coroutine_threadsafe(self._server.stop(seconds), self._loop).result()
+        self._end()
+
+    def _end(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
-        if self._thread.is_alive():
-            self._thread.join()
+        self._thread.join()
+        self._loop.close()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     @property
