@@ -64,7 +64,7 @@ def connections(target: Target, count: int) -> Iterator[list[ssl.SSLSocket]]:
     """That many connections, their handshakes done."""
     sockets: list[ssl.SSLSocket] = []
     try:
-        run(_connect(target, sockets.append) for _ in range(count))
+        run(connect(target, sockets.append) for _ in range(count))
         yield sockets
     finally:
         for sock in sockets:
@@ -77,7 +77,7 @@ def keep_busy(target: Target, sockets: Iterable[ssl.SSLSocket], bodies: Iterator
 
     def converse(sock: ssl.SSLSocket) -> Conversation:
         for body in bodies:
-            yield from _exchange(sock, target.request(body), answers.add)
+            yield from exchange(sock, target.request(body), answers.add)
 
     run(converse(sock) for sock in sockets)
     return answers
@@ -91,7 +91,7 @@ def pace(target: Target, sockets: Iterable[ssl.SSLSocket], bodies: Iterator[byte
     def converse(sock: ssl.SSLSocket) -> Conversation:
         for due, body in schedule:
             yield due
-            yield from _exchange(sock, target.request(body), answers.add)
+            yield from exchange(sock, target.request(body), answers.add)
 
     run(converse(sock) for sock in sockets)
     return answers
@@ -103,9 +103,9 @@ def burst(target: Target, bodies: Iterable[bytes]) -> Answers:
 
     def converse(body: bytes) -> Conversation:
         opened: list[ssl.SSLSocket] = []
-        yield from _connect(target, opened.append)
+        yield from connect(target, opened.append)
         with opened[0] as sock:
-            yield from _exchange(
+            yield from exchange(
                 sock, target.request(body), lambda _, answer: answers.add(perf_counter() - start, answer)
             )
 
@@ -113,7 +113,8 @@ def burst(target: Target, bodies: Iterable[bytes]) -> Answers:
     return answers
 
 
-def _connect(target: Target, connected: Callable[[ssl.SSLSocket], None]) -> Conversation:
+def connect(target: Target, connected: Callable[[ssl.SSLSocket], None]) -> Conversation:
+    """Opens a connection, and hands it over before its handshake, so that it can be closed whatever becomes of it."""
     raw = socket.socket()
     raw.setblocking(False)
     raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as Go does
@@ -129,7 +130,11 @@ def _connect(target: Target, connected: Callable[[ssl.SSLSocket], None]) -> Conv
             yield sock.fileno(), READABLE
 
 
-def _exchange(sock: ssl.SSLSocket, request: bytes, answered: Callable[[float, bytes], None]) -> Conversation:
+def exchange(sock: ssl.SSLSocket, request: bytes, answered: Callable[[float, bytes], None]) -> Conversation:
+    """Sends a request, and hands over how many seconds its answer took, and the answer.
+
+    Raises OSError if the connection ends before it.
+    """
     start = perf_counter()
     rest = memoryview(request)
     while rest:

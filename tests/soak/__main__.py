@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 
-from tests.soak import connections, handshakes, memory, outage, rotation, starts
+from tests.soak import boundary, connections, handshakes, memory, outage, rotation, starts
 from tests.soak.table import Row, render
 
 MISSED = 1  # exit code
@@ -17,6 +17,7 @@ Scenario = Callable[[Path, bool], Iterator[Row]]  # an empty folder for its file
 SCENARIOS: Mapping[str, Scenario] = {
     "memory": memory.run,
     "connections": connections.run,
+    "boundary": boundary.run,
     "handshakes": handshakes.run,
     "rotation": rotation.run,
     "outage": outage.run,
