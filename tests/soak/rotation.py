@@ -147,7 +147,8 @@ def _flow(traffic: Sequence[Traffic], enough: Callable[[], bool], plan: Plan) ->
 
 
 def _rotations(writers: Sequence[Process]) -> int:
-    return sum(len(one.steps("promote")) for one in writers)
+    """By the text of their logs: asked so often, parsing them would take from the admissions."""
+    return sum(one.log.read_text().count('"event": "step", "step": "promote"') for one in writers)
 
 
 @dataclass(frozen=True, slots=True)
