@@ -281,7 +281,7 @@ def _orphans(observed: Observed, now: datetime) -> tuple[bytes, ...]:
     known = set(observed.authority.certificates)
     served = [leaf.bundle.certificate for leaf in observed.leaves if leaf.bundle]
     found = sorted({pem for trust in observed.trusts if trust.operators for pem in trust.found} - known)
-    lost = observed.authority.signing is None
+    lost = observed.authority.signing is None or any(leaf.bundle is None for leaf in observed.leaves)
     return tuple(
         pem
         for pem in found

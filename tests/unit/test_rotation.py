@@ -279,6 +279,18 @@ def test_a_lost_ca_is_found_in_any_trust_that_operators_write() -> None:
     assert [one.certificate for one in step.authority.retired] == [ca().certificate]
 
 
+def test_a_ca_that_is_not_valid_yet_is_not_dropped_for_a_clock_that_was_set_back() -> None:
+    (step,) = planned(observed(problem="is empty"), NOW - 9 * DAY)
+    assert isinstance(step, Introduce)
+    assert [one.certificate for one in step.authority.retired] == [ca().certificate]
+
+
+def test_an_old_copy_of_the_ca_does_not_end_the_trust_in_what_servers_go_on_with() -> None:
+    lost = leaf(None, "is not there", exists=False)
+    steps = planned(observed(WELL, leaves=(lost,), trusts=(trust(ca(), ca("newer")),)))
+    assert [step.verb for step in steps] == ["create", "adopt"]
+
+
 def test_what_stands_in_a_namespace_of_its_own_is_not_believed() -> None:
     planted = replace(trust(ca("planted"), at=SHOP), operators=False)
     steps = planned(observed(problem="is empty", leaves=(leaf(None, "is empty"),), trusts=(planted,)))
