@@ -20,6 +20,7 @@ from controlplane.xds.credentials import CredentialsError
 from controlplane.xds.service import Place
 
 OK, UNUSABLE = 0, 2  # exit codes
+STOP_SECONDS = 10.0  # in which the streams of a cluster's proxies end
 _PROBLEMS = (KubeError, CredentialsError, OSError, ValueError)
 
 
@@ -40,7 +41,7 @@ def of_cluster(settings: Settings, options: argparse.Namespace) -> int:
         return _unusable(error)
     _on_signal(lambda *_: service.stop())
     service.run()
-    _end(pages, part)
+    _end(pages, part, STOP_SECONDS)
     return OK
 
 
@@ -57,7 +58,7 @@ def of_disk(settings: Settings, options: argparse.Namespace) -> int:
         return _unusable(error)
     _on_signal(lambda *_: stopping.set())
     stopping.wait()
-    _end(pages, part)
+    _end(pages, part, 0.5)
     return OK
 
 
@@ -74,9 +75,9 @@ def _begin(
     return pages
 
 
-def _end(pages: ThreadingHTTPServer, part: Proxies | None) -> None:
+def _end(pages: ThreadingHTTPServer, part: Proxies | None, seconds: float) -> None:
     if part:
-        part.stop()
+        part.stop(seconds)
     pages.shutdown()
 
 

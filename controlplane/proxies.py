@@ -29,7 +29,6 @@ from controlplane.xds.worlds import Worlds
 
 LOOPBACK = f"127.0.0.1:{PORTS.xds}"
 EVERYWHERE = f"[::]:{PORTS.xds}"
-STOP_SECONDS = 10.0  # in which streams end, bit by bit
 MAX_EVENTS = 100  # of one Mesh
 REPORTED = 10_000  # problems that are remembered
 
@@ -69,10 +68,10 @@ class Proxies:
         threading.Thread(target=self.feed.run, name="feed", daemon=True).start()
         self._source.start()
 
-    def stop(self) -> None:
-        """Ends streams, then all else."""
+    def stop(self, seconds: float) -> None:
+        """Ends streams within that time, bit by bit, so that not all come to one other replica; then all else."""
         self._source.stop()
-        self._discovery.stop(STOP_SECONDS)
+        self._discovery.stop(seconds)
         self.feed.stop()
 
     @property

@@ -1,0 +1,198 @@
+"""A proxy that is told of Services, with real traffic: three replicas, the real control plane, and what callers see."""
+
+import http.client
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from tests.apiserver.processes import eventually
+from tests.dataplane.lab import Lab, Pod, application, lab, manifest
+from tests.dataplane.services import service
+from tests.dataplane.told import CLUSTER_IP, ControlPlane, admin, orders, replica, told, until_told
+
+pytestmark = [pytest.mark.dataplane, pytest.mark.envoy]
+NAMES = ("one", "two", "three")
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with lab(tmp_path_factory.mktemp("lab")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def replicas(node: Lab) -> list[Pod]:
+    made = [node.pod(manifest(name, replica(name)), inject=False) for name in NAMES]
+    service(node, made)
+    return made
+
+
+def started(node: Lab, name: str, folder: Path) -> tuple[Pod, ControlPlane]:
+    """A caller that is ready without a control plane."""
+    pod, plane = told(node, manifest(name, application("echo.py", "8080")), folder)
+    pod.kubelet.start()
+    pod.kubelet.wait_until_ready()
+    return pod, plane
+
+
+@pytest.fixture(scope="module")
+def web(
+    node: Lab, replicas: Sequence[Pod], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Pod, ControlPlane]]:
+    """A caller, told of orders."""
+    pod, plane = started(node, "web", tmp_path_factory.mktemp("controlplane"))
+    plane.say(*orders(replicas))
+    with plane.serving():
+        until_told(pod, "out_80/shop")
+        yield pod, plane
+
+
+@pytest.fixture
+def caller(web: tuple[Pod, ControlPlane], replicas: Sequence[Pod]) -> tuple[Pod, ControlPlane]:
+    """The same, with no annotation, and all replicas answer, so that no test meets what another one left."""
+    pod, plane = web
+    behave(replicas, 200)
+    plane.say(*orders(replicas))
+    eventually(lambda: len(answers(pod, 30)) == len(NAMES), "every replica answers", seconds=60)
+    return pod, plane
+
+
+def behave(pods: Sequence[Pod], status: int, milliseconds: float = 0) -> None:
+    for pod in pods:
+        pod.call(lambda: ask("127.0.0.1", 8080, f"/behave/{status}/{milliseconds}"))
+
+
+def ask(
+    address: str, port: int, path: str, method: str = "GET", host: str = "orders", **headers: str
+) -> tuple[int, str]:
+    """Status and body, over a connection of its own."""
+    with closing(http.client.HTTPConnection(address, port, timeout=10)) as connection:
+        connection.request(method, path, headers={"Host": host, **headers})
+        with connection.getresponse() as response:
+            return response.status, response.read().decode()
+
+
+def call(pod: Pod, method: str = "GET", path: str = "/", **headers: str) -> tuple[int, str]:
+    """What the application of `pod` gets from orders."""
+    return pod.call(lambda: ask(CLUSTER_IP, 80, path, method, **headers))
+
+
+def answers(pod: Pod, count: int, **headers: str) -> Counter[str]:
+    """Who answered how many of so many requests."""
+    return Counter(body for status, body in (call(pod, **headers) for _ in range(count)) if status == 200)
+
+
+def requests(pods: Sequence[Pod], path: str) -> int:
+    """How many requests for that path the replicas have seen, by their own logs."""
+    return sum(line.endswith(f" {path}") for pod in pods for line in pod.log("app").splitlines())
+
+
+def test_requests_are_spread_over_the_endpoints(caller: tuple[Pod, ControlPlane]) -> None:
+    spread = answers(caller[0], 60)
+    assert set(spread) == set(NAMES)
+    assert sum(spread.values()) == 60
+
+
+def test_while_one_of_three_fails_every_get_is_answered_and_it_is_left_alone(
+    caller: tuple[Pod, ControlPlane], replicas: Sequence[Pod]
+) -> None:
+    pod, plane = caller
+    plane.say(*orders(replicas, eject_for="1s"))
+    behave(replicas[:1], 503)
+    failing = f"/{monotonic()}"
+    assert [call(pod, path=failing)[0] for _ in range(60)] == [200] * 60
+    assert requests(replicas[:1], failing) == 5
+    behave(replicas[:1], 200)
+    eventually(lambda: answers(pod, 5)["one"] > 0, "it is back", seconds=30)
+
+
+def test_a_post_that_failed_is_not_sent_again(caller: tuple[Pod, ControlPlane], replicas: Sequence[Pod]) -> None:
+    pod, _ = caller
+    behave(replicas, 503)
+    once = f"/{monotonic()}"
+    assert call(pod, "POST", once)[0] == 503
+    assert requests(replicas, once) == 1
+
+
+def test_a_get_that_fails_everywhere_is_sent_three_times_at_most(
+    caller: tuple[Pod, ControlPlane], replicas: Sequence[Pod]
+) -> None:
+    pod, _ = caller
+    behave(replicas, 503)
+    everywhere = f"/{monotonic()}"
+    assert call(pod, path=everywhere)[0] == 503
+    assert requests(replicas, everywhere) == 3
+
+
+def test_an_endpoint_that_nobody_listens_at_fails_no_request_of_any_method(
+    caller: tuple[Pod, ControlPlane], replicas: Sequence[Pod]
+) -> None:
+    pod, plane = caller
+    there, gone = orders(replicas)
+    gone["ports"][0]["port"] = 8080
+    gone["endpoints"].append({"addresses": ["10.77.0.254"], "conditions": {"ready": True}})
+    plane.say(there, gone)
+    eventually(lambda: "10.77.0.254" in admin(pod, "/clusters"), "it is told", seconds=10)
+    assert [call(pod, "POST")[0] for _ in range(30)] == [200] * 30
+
+
+def test_an_endpoint_that_goes_is_not_called_any_more(
+    caller: tuple[Pod, ControlPlane], replicas: Sequence[Pod]
+) -> None:
+    pod, plane = caller
+    plane.say(*orders(replicas[1:]))
+    eventually(lambda: "one" not in answers(pod, 10), "it is left alone", seconds=10)
+    assert set(answers(pod, 30)) == {"two", "three"}
+
+
+def test_a_header_decides_where_consistent_hash_sends_it(
+    caller: tuple[Pod, ControlPlane], replicas: Sequence[Pod]
+) -> None:
+    pod, plane = caller
+    plane.say(*orders(replicas, load_balancing="consistent-hash", hash_on="header:x-customer"))
+    eventually(lambda: len(answers(pod, 10, **{"x-customer": "7"})) == 1, "it is in effect", seconds=10)
+    everyone = {next(iter(answers(pod, 5, **{"x-customer": str(number)}))) for number in range(20)}
+    assert everyone == set(NAMES)
+
+
+def test_latency_sends_little_to_a_slow_replica(caller: tuple[Pod, ControlPlane], replicas: Sequence[Pod]) -> None:
+    pod, plane = caller
+    plane.say(*orders(replicas, load_balancing="latency"))
+    behave(replicas[:1], 200, 60)
+    behave(replicas[1:], 200, 2)
+    eventually(lambda: answers(pod, 50)["one"] <= 3, "it is weighed", seconds=30)
+
+
+def test_headers_between_sidecars_never_reach_an_application(caller: tuple[Pod, ControlPlane]) -> None:
+    def names() -> list[str]:
+        with closing(http.client.HTTPConnection(CLUSTER_IP, 80, timeout=10)) as connection:
+            connection.request("GET", "/", headers={"Host": "orders"})
+            with connection.getresponse() as response:
+                return [name for name, _ in response.getheaders()]
+
+    assert "endpoint-load-metrics" not in caller[0].call(names)
+
+
+def test_a_control_plane_that_is_absent_killed_and_back_with_nothing_fails_no_request(
+    node: Lab, replicas: Sequence[Pod], tmp_path: Path
+) -> None:
+    behave(replicas, 200)
+    pod, plane = started(node, "alone", tmp_path)
+    assert sum(answers(pod, 20).values()) == 20
+    plane.say(*orders(replicas))
+    with plane.serving() as process:
+        until_told(pod, "out_80/shop")
+        process.kill()
+        process.wait()
+        assert sum(answers(pod, 50).values()) == 50
+    plane.say()
+    with plane.serving():
+        statuses, deadline = [], monotonic() + 30
+        while "out_80/shop" in admin(pod, "/listeners") and monotonic() < deadline:
+            statuses.append(call(pod)[0])
+        statuses += [call(pod)[0] for _ in range(50)]
+        assert set(statuses) == {200}
