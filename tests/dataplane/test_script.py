@@ -64,8 +64,11 @@ def test_ten_runs_are_like_one(pod: Namespace, backend: Backend) -> None:
 
 @backends
 @modes
-@pytest.mark.parametrize("earlier", [False, True], ids=["first run", "later run"])
-@pytest.mark.parametrize("broken", ["IPTABLES_RULES_IPV6", "the bootstrap"])
+@pytest.mark.parametrize(
+    ("earlier", "broken"),
+    [(False, "IPTABLES_RULES_IPV6"), (True, "the bootstrap")],
+    ids=["the first run, by a rule", "a later one, by the bootstrap"],
+)
 def test_a_failure_leaves_nothing_half_applied(
     pod: Namespace, backend: Backend, wanted: Redirection, earlier: bool, broken: str
 ) -> None:
