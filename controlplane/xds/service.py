@@ -79,6 +79,8 @@ class Discovery:
 
     def stop(self, seconds: float) -> None:
         """Ends all streams within these seconds, and then the thread."""
+        if self._stopping:
+            return
         self._stopping = True
         if self._server is not None:
             asyncio.run_coroutine_threadsafe(self._server.stop(seconds), self._loop).result()

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from controlplane.xds.service import Discovery, Make, Place
 from controlplane.xds.snapshot import Caller, Kind
 from tests import mounted
 from tests.apiserver.processes import eventually
-from tests.proxies import call, channel, connected, refusal
+from tests.proxies import Proxy, call, channel, connected, refusal
 from tests.tokens import reviewed, token
 from tests.worlds import World, world
 
@@ -61,7 +61,8 @@ class Running:
         async def story() -> Any:
             async with channel(self.discovery.port, self.ca) as connection:
                 stream = call(connection, shown)
-                await stream.write(b"\x0a" + bytes([len(node) + 2, 0x0A, len(node)]) + node.encode())
+                with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):  # it may be over before
+                    await Proxy(stream, node).ask(CDS)
                 return await refusal(stream)
 
         return _run(story())

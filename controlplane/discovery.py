@@ -1,0 +1,156 @@
+"""How a sidecar's Envoy reaches the control plane: by TLS, with the pod's own token, and in no hurry to start.
+
+The files that it names are mounted: the CA from the ConfigMap `envoy-sidecar-ca`, the token by the kubelet. Both are
+read anew when the kubelet swaps them, without a restart.
+"""
+
+from dataclasses import dataclass
+
+from controlplane.extensions import Json, config, extension
+
+CLUSTER = "controlplane"
+HOST = "envoy-sidecar-controlplane.envoy-sidecar-system.svc"  # of a headless Service: every replica's address
+TRUST = "/etc/envoy-sidecar-ca"
+TOKEN = "/var/run/secrets/envoy-sidecar"  # noqa: S105  a path
+FETCH_SECONDS = 1  # that a start waits for each of clusters and listeners; traffic passes without them
+
+_HTTP = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_PATH = "path_config_source"
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Where the control plane is, and the directories of `ca.crt`, of `token`, and of the two files of `secrets`."""
+
+    host: str = HOST
+    port: int = 15012
+    name: str = HOST  # that its certificate holds
+    trust: str = TRUST
+    token: str = TOKEN
+    files: str = "/etc/envoy-sidecar"
+
+
+def dynamic() -> Json:
+    """The bootstrap's `dynamic_resources`."""
+    source = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": f"{FETCH_SECONDS}s"}
+    return {
+        "ads_config": {
+            "api_type": "DELTA_GRPC",
+            "transport_api_version": "V3",
+            "set_node_on_first_message_only": True,
+            "grpc_services": [
+                {
+                    "envoy_grpc": {
+                        "cluster_name": CLUSTER,
+                        "max_receive_message_length": 64 << 20,
+                        "retry_policy": {"retry_back_off": {"base_interval": "0.25s", "max_interval": "5s"}},
+                    }
+                }
+            ],
+        },
+        "cds_config": source,
+        "lds_config": source,
+    }
+
+
+def cluster(way: Way) -> Json:
+    """The static cluster of the control plane's replicas."""
+    address = {"socket_address": {"address": way.host, "port_value": way.port}}
+    return {
+        "name": CLUSTER,
+        "cluster_type": {
+            "name": "envoy.cluster.dns",
+            "typed_config": config(
+                "envoy.extensions.clusters.dns.v3.DnsCluster", dns_refresh_rate="5s", dns_lookup_family="ALL"
+            ),
+        },
+        "connect_timeout": "1s",
+        "load_assignment": {
+            "cluster_name": CLUSTER,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
+        },
+        # A replica that vanished is noticed, and another one asked.
+        "upstream_connection_options": {"tcp_keepalive": {"keepalive_time": 60}},
+        "typed_extension_protocol_options": {_HTTP: _http(way)},
+        "transport_socket": _tls(way),
+    }
+
+
+def secrets(way: Way) -> dict[str, Json]:
+    """Files beside the bootstrap that say where the CA and the token are: name -> content."""
+    return {
+        "ca.json": {
+            "resources": [
+                config(
+                    "envoy.extensions.transport_sockets.tls.v3.Secret",
+                    name="ca",
+                    validation_context={
+                        "trusted_ca": {"filename": f"{way.trust}/ca.crt"},
+                        "watched_directory": {"path": way.trust},
+                    },
+                )
+            ]
+        },
+        "token.json": {
+            "resources": [
+                config(
+                    "envoy.extensions.transport_sockets.tls.v3.Secret",
+                    name="token",
+                    generic_secret={
+                        "secret": {
+                            "filename": f"{way.token}/token",
+                            "watched_directory": {"path": way.token},
+                        }
+                    },
+                )
+            ]
+        },
+    }
+
+
+def _http(way: Way) -> Json:
+    credential = extension(
+        "envoy.http.injected_credentials.generic",
+        "http.injected_credentials.generic.v3.Generic",
+        credential={"name": "token", "sds_config": _file(f"{way.files}/token.json")},
+        header="authorization",
+        header_value_prefix="Bearer ",
+    )
+    return config(
+        _HTTP,
+        explicit_http_config={
+            "http2_protocol_options": {"connection_keepalive": {"interval": "30s", "timeout": "5s"}},
+        },
+        http_filters=[
+            extension(
+                "envoy.filters.http.credential_injector",
+                "filters.http.credential_injector.v3.CredentialInjector",
+                overwrite=True,
+                credential=credential,
+            ),
+            extension("envoy.filters.http.upstream_codec", "filters.http.upstream_codec.v3.UpstreamCodec"),
+        ],
+    )
+
+
+def _tls(way: Way) -> Json:
+    return extension(
+        "envoy.transport_sockets.tls",
+        "transport_sockets.tls.v3.UpstreamTlsContext",
+        sni=way.name,
+        common_tls_context={
+            # A client's maximum is 1.2 unless it is said.
+            "tls_params": {"tls_minimum_protocol_version": "TLSv1_2", "tls_maximum_protocol_version": "TLSv1_3"},
+            "alpn_protocols": ["h2"],
+            "combined_validation_context": {
+                "default_validation_context": {
+                    "match_typed_subject_alt_names": [{"san_type": "DNS", "matcher": {"exact": way.name}}]
+                },
+                "validation_context_sds_secret_config": {"name": "ca", "sds_config": _file(f"{way.files}/ca.json")},
+            },
+        },
+    )
+
+
+def _file(path: str) -> Json:
+    return {_PATH: {"path": path}, "resource_api_version": "V3"}
