@@ -1,5 +1,7 @@
 """A resource in JSON, made Envoy's message and checked as Envoy would check it, before any proxy sees it."""
 
+import json
+from functools import lru_cache
 from importlib import import_module
 
 from envoy.config.cluster.v3 import cluster_pb2
@@ -49,6 +51,25 @@ class InvalidResource(Exception):
 
 def encode(kind: Kind, source: Json) -> bytes:
     """A serialised google.protobuf.Any of that type. Raises InvalidResource."""
+    value = _routes(source) if kind is Kind.ROUTES else _checked(kind, source)
+    body: bytes = any_pb2.Any(type_url=kind, value=value).SerializeToString(deterministic=True)
+    return body
+
+
+def _routes(source: Json) -> bytes:
+    """The virtual hosts one by one: most of them are those of another proxy, or of the moment before."""
+    rest = {key: value for key, value in source.items() if key != "virtual_hosts"}
+    hosts = (_host(json.dumps(host, sort_keys=True)) for host in source["virtual_hosts"])
+    # Messages in a row are one message: what is repeated in them is appended.
+    return b"".join((_checked(Kind.ROUTES, rest), *hosts))
+
+
+@lru_cache(maxsize=8192)
+def _host(text: str) -> bytes:
+    return _checked(Kind.ROUTES, {"virtual_hosts": [json.loads(text)]})
+
+
+def _checked(kind: Kind, source: Json) -> bytes:
     try:
         message = json_format.ParseDict(source, MESSAGES[kind]())
     except json_format.ParseError as error:
@@ -59,7 +80,5 @@ def encode(kind: Kind, source: Json) -> bytes:
         problem = f"a rule of Envoy's that is not known here: {rule}"
     if problem is not None:
         raise InvalidResource(problem)
-    body: bytes = any_pb2.Any(type_url=kind, value=message.SerializeToString(deterministic=True)).SerializeToString(
-        deterministic=True
-    )
-    return body
+    serialised: bytes = message.SerializeToString(deterministic=True)
+    return serialised

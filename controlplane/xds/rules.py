@@ -4,7 +4,8 @@ A rule of a kind that is not known here is an error, not a rule that is skipped.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -24,12 +25,19 @@ def broken(message: Message, path: str = "") -> Iterator[str]:
     if isinstance(message, any_pb2.Any):
         yield from _of_any(message, path)
         return
-    fields, oneofs = _rules(message.DESCRIPTOR)
-    for name in oneofs:
+    known = _rules(message.DESCRIPTOR)
+    for name in known.oneofs:
         if message.WhichOneof(name) is None:
             yield f"{path or '.'}: one of {name} is required"
-    for field, rules in fields:
-        yield from _of_field(message, field, rules, f"{path}.{field.name}" if path else field.name)
+    there = message.ListFields()
+    if known.expected:
+        names = {field.name for field, _ in there}
+        for name, complaint in known.expected.items():
+            if name not in names:
+                yield f"{path}.{name}: {complaint}" if path else f"{name}: {complaint}"
+    for field, value in there:
+        if field.name in known.fields:
+            yield from _of_field(value, field, known.fields[field.name], f"{path}.{field.name}" if path else field.name)
 
 
 def _of_any(message: any_pb2.Any, path: str) -> Iterator[str]:
@@ -42,31 +50,44 @@ def _of_any(message: any_pb2.Any, path: str) -> Iterator[str]:
     yield from broken(inner, path)
 
 
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """Of one type: the fields that have any, or messages in them; what to say of those that are not set; the oneofs."""
+
+    fields: Mapping[str, Any]
+    expected: Mapping[str, str]
+    oneofs: Sequence[str]
+
+
 @lru_cache(maxsize=1024)
-def _rules(descriptor: Descriptor) -> tuple[list[tuple[FieldDescriptor, Any]], list[str]]:
-    """The fields that have rules, or messages in them; and the names of the oneofs of which one must be set."""
-    fields = []
+def _rules(descriptor: Descriptor) -> _Rules:
+    fields, expected = {}, {}
     for field in descriptor.fields:
         options = field.GetOptions()
         rules = options.Extensions[validate_pb2.rules] if options.HasExtension(validate_pb2.rules) else None
         if rules is not None or field.message_type is not None:
-            fields.append((field, rules))
-    return fields, [one.name for one in descriptor.oneofs if one.GetOptions().Extensions[validate_pb2.required]]
+            fields[field.name] = rules
+        if rules is not None and (complaint := _of_absent(field, rules)):
+            expected[field.name] = complaint
+    required = [one.name for one in descriptor.oneofs if one.GetOptions().Extensions[validate_pb2.required]]
+    return _Rules(fields, expected, required)
 
 
-def _of_field(message: Message, field: FieldDescriptor, rules: Any, path: str) -> Iterator[str]:
-    value = getattr(message, field.name)
+def _of_absent(field: FieldDescriptor, rules: Any) -> str:
+    """What is wrong if it is not set; a scalar without presence has its default then."""
+    if field.is_repeated:
+        return "is required" if rules.repeated.min_items or rules.map.min_pairs else ""
+    if field.message_type is not None:
+        # Of several that exclude each other, at most the one that is there is required.
+        return "is required" if field.containing_oneof is None and _is_required(rules) else ""
+    return "" if field.has_presence else next(_of_scalar(field.default_value, rules, "by default"), "")
+
+
+def _of_field(value: Any, field: FieldDescriptor, rules: Any, path: str) -> Iterator[str]:
     if field.is_repeated:
         yield from _of_many(value, field, rules, path)
-    elif field.message_type is not None:
-        there = message.HasField(field.name)
-        # Of several that exclude each other, at most the one that is there is required.
-        if not there and rules is not None and field.containing_oneof is None and _is_required(rules):
-            yield f"{path}: is required"
-        if there:
-            yield from _of_value(value, rules, path)
-    elif rules is not None and not (field.has_presence and not message.HasField(field.name)):
-        yield from _of_scalar(value, rules, path)
+    else:
+        yield from _of_value(value, rules, path)
 
 
 def _is_required(rules: Any) -> bool:

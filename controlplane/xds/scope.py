@@ -8,6 +8,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from controlplane.xds.mesh import Key, Locality, Mesh, Port, Service
@@ -73,13 +74,25 @@ def is_told(service: Service, of: View) -> bool:
     return service.form == "balanced" and (service.locality != "node-only" or bool(of.node))
 
 
+def sees(scope: Scope, of: View, keys: Set[Key]) -> bool:
+    """Whether one of these Services is, or would be, in view."""
+    listed = _listed(scope, of)
+    if listed is not None:
+        return not keys.isdisjoint(listed)
+    return scope.default == "cluster" or any(one.namespace == of.namespace for one in keys)
+
+
+@lru_cache(maxsize=16_384)
+def _listed(scope: Scope, of: View) -> tuple[Key, ...] | None:
+    """The Services that are in view by their names, in order; None: those of a namespace, or all."""
+    names = scope.services if of.upstreams is None and scope.default == "list" else of.upstreams
+    return None if names is None else tuple(sorted({key(name, of.namespace) for name in names}))
+
+
 def _named(mesh: Mesh, scope: Scope, of: View) -> Iterator[Service]:
-    names = of.upstreams
-    if names is None and scope.default == "list":
-        names = scope.services
-    if names is not None:
-        keys = sorted({key(name, of.namespace) for name in names})
-        yield from (service for one in keys if (service := mesh.service(one)) is not None)
+    listed = _listed(scope, of)
+    if listed is not None:
+        yield from (service for one in listed if (service := mesh.service(one)) is not None)
     elif scope.default == "cluster":
         yield from mesh.all_services()
     else:

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 from controlplane.extensions import Json
@@ -47,13 +48,9 @@ class Translated:
         following.rejected = dict(self.rejected)
         if mesh.services is self.mesh.services:
             following._names, following._members = self._names, self._members
-            following._narrow, following._localities = self._narrow, self._localities
+            following._localities, following._narrow = self._localities, self._narrow
         else:
-            # So that a set which comes out the same is the same object.
-            following._names = {view: dict(sets) for view, sets in self._names.items()}
-            for view in following._names:
-                following._survey(view)
-            following._forget_those_gone_since(self)
+            following._look_again(self)
         return following
 
     def names(self, kind: Kind, caller: Caller) -> Sequence[str]:
@@ -152,6 +149,17 @@ class Translated:
             if known.get(kind) != names:
                 known[kind] = names
 
+    def _look_again(self, former: "Translated") -> None:
+        """What sees no Service that differs stays as it is; and a set that comes out the same is the same object."""
+        sees = partial(scope.sees, self._choices.scope, keys=frozenset(_services_that_differ(former.mesh, self.mesh)))
+        self._names = {view: dict(sets) if sees(view) else sets for view, sets in former._names.items()}
+        self._members = {view: members for view, members in former._members.items() if not sees(view)}
+        self._localities = {view: asked for view, asked in former._localities.items() if not sees(view)}
+        self._narrow = {wide: view for wide, view in former._narrow.items() if not sees(wide)}
+        for view in former._members.keys() - self._members.keys():
+            self._survey(view)
+        self._forget_those_gone_since(former)
+
     def _forget_those_gone_since(self, former: "Translated") -> None:
         """Drops what was not there in the former snapshot either, so that nobody has to be told any more."""
         owners = [one for one in self._asked if isinstance(one, Key) and self.mesh.service(one) is None]
@@ -165,10 +173,7 @@ class Translated:
     def _touched(self, former: "Translated") -> Iterator[Key]:
         """The Services that differ, or whose endpoints do."""
         yield from _differing(former.mesh.endpoints, self.mesh.endpoints)
-        if self.mesh.services is not former.mesh.services:
-            for namespace in _differing(former.mesh.services, self.mesh.services):
-                was, now = former.mesh.services.get(namespace, {}), self.mesh.services.get(namespace, {})
-                yield from (Key(namespace, name) for name in _differing(was, now))
+        yield from _services_that_differ(former.mesh, self.mesh)
 
     def _possible(self, former: "Translated", key: Key) -> set[Name]:
         """Names that somebody may have asked for in vain."""
@@ -180,6 +185,12 @@ class Translated:
             was, now = former.get(kind, name), self.get(kind, name)
             return (was and was.version) != (now and now.version)
         return (former._recipe(kind, name)[0] is None) is not (self._recipe(kind, name)[0] is None)
+
+
+def _services_that_differ(was: Mesh, now: Mesh) -> Iterator[Key]:
+    for namespace in _differing(was.services, now.services):
+        there, here = was.services.get(namespace, {}), now.services.get(namespace, {})
+        yield from (Key(namespace, name) for name in _differing(there, here))
 
 
 def _differing(was: Mapping[_K, object], now: Mapping[_K, object]) -> Iterator[_K]:
