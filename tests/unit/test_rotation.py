@@ -318,7 +318,11 @@ def test_an_authority_comes_back_as_it_was_stored() -> None:
 
 
 @pytest.mark.parametrize("spoilt", ["ca.crt", "ca.key", "next.crt", "next.key", "retired.json"])
-@pytest.mark.parametrize("by", [b"", b"rubbish", b"[1]", ca("x").certificate, ca("x").key, b"\xff"])
+@pytest.mark.parametrize(
+    "by",
+    [b"", b"rubbish", b"[1]", ca("x").certificate, ca("x").key, b"\xff"],
+    ids=["nothing", "rubbish", "JSON", "a certificate", "another key", "no UTF-8"],
+)
 def test_what_cannot_be_read_is_as_if_it_were_absent_and_is_told(spoilt: str, by: bytes) -> None:
     stored = replace(WAITING, retired=(Retired(OLD.certificate, NOW),))
     found, problem = decode(encode(stored) | {spoilt: by})
