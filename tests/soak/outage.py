@@ -11,7 +11,7 @@ from tests.apiserver.keeping import WEBHOOK, Process, install
 from tests.apiserver.processes import eventually
 from tests.soak.table import Row, at_least, at_most
 
-LONG, SHORT = 180, 24  # seconds that a certificate is valid; two thirds of them, less the start, is the outage
+LONG, SHORT = 200, 24  # seconds that a certificate is valid; two thirds of them, less the start, is the outage
 
 
 def run(directory: Path, short: bool) -> Iterator[Row]:
@@ -32,7 +32,7 @@ def run(directory: Path, short: bool) -> Iterator[Row]:
         with control_plane.serving(cluster, store):
             back = datetime.now(UTC)
             eventually(lambda: keeping.secret(WEBHOOK)["tls.crt"] != served, "there is another certificate")
-            yield at_least("the API server was away", (back - gone).total_seconds(), 1 if short else 100, "s")
+            yield at_least("the API server was away", (back - gone).total_seconds(), 1 if short else 120, "s")
             yield at_least("times that certs asked in vain, and counted it", failures, 1)
             yield at_most("until the certificate was renewed", (datetime.now(UTC) - back).total_seconds(), 30, "s")
             yield at_most("CAs made", len(certs.steps("introduce")), 1)
