@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any, NamedTuple
 
 from controlplane.extensions import Json
@@ -17,7 +18,8 @@ from controlplane.xds.translate import Choices
 from controlplane.xds.translated import Translated
 from controlplane.xds.world import World
 
-OK, NOT_THERE, UNUSABLE = 0, 1, 2  # exit codes
+OK, UNUSABLE = 0, 2  # exit codes
+WIDTH = 100
 
 
 class Read(NamedTuple):
@@ -100,7 +102,7 @@ def tell(place: Path, pod: Key, url: str, method: str, settings: Settings) -> in
         sentences = explain.request(Translated(read.mesh, choices), choices, by, url, method)
     except ValueError as error:
         return _unusable(error)
-    print("\n".join(sentences))
+    print("\n".join(line if line.startswith(" ") else fill(line, WIDTH, subsequent_indent="  ") for line in sentences))
     return OK
 
 

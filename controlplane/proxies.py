@@ -35,6 +35,33 @@ REPORTED = 10_000  # problems that are remembered
 _LOG = logging.getLogger("controlplane.proxies")
 
 
+class Counts:
+    """What is counted of sources and of the feed."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"{PREFIX}_{name}", text, labels, registry=registry)
+
+        self.failures = Counter(
+            f"{PREFIX}_watch_failures", "Lists and watches that failed, by kind.", ["kind", "reason"], registry=registry
+        )
+        self.problems = gauge("problems", "What is wrong with objects: see their Events.")
+        self.held_back = gauge("removal_held_back", "1 while an operator's word is waited for.")
+        self.refusals = gauge("removals_refused", "How often more than half would have gone at once.")
+        self._silence = gauge("watch_silence_seconds", "Since a kind was heard of, if only that it is quiet.", "kind")
+
+    def follow(self, feed: Feed) -> None:
+        """Asks that feed from now on."""
+        self.held_back.set_function(lambda: bool(feed.holding))
+        self.refusals.set_function(lambda: feed.refusals)
+        for what in WHAT:
+            self._silence.labels(what.lower()).set_function(partial(_silence, feed, what))
+
+
+def _silence(feed: Feed, what: What) -> float:
+    return feed.silence().get(what, float("nan"))
+
+
 class Source(Protocol):
     """Tells the feed what there is."""
 
@@ -59,7 +86,8 @@ class Proxies:
         self._discovery = Discovery(place, Metrics(registry))
         self._worlds, self._report = Worlds(self._discovery.publish, choices), report
         self.feed = Feed(self._take)
-        self._count(registry)
+        self._counts = Counts(registry)
+        self._counts.follow(self.feed)
         self._source = source(self)
 
     def start(self) -> None:
@@ -100,7 +128,7 @@ class Proxies:
 
     def failed(self, what: What, error: KubeError) -> None:
         """A list or a watch failed; it is begun again."""
-        self._failures.labels(what.lower(), error.reason).inc()
+        self._counts.failures.labels(what.lower(), error.reason).inc()
         _LOG.warning(
             "watch failed", extra={"facts": {"kind": what, "reason": error.reason, "problem": str(error)[:300]}}
         )
@@ -115,27 +143,8 @@ class Proxies:
                 "removal held back", extra={"facts": {"missing": self.feed.holding, "release": "see operations.md"}}
             )
         self._worlds.take(mesh)
-        self._problems.set(len(explain.problems(mesh)))
+        self._counts.problems.set(len(explain.problems(mesh)))
         self._report(mesh)
-
-    def _count(self, registry: CollectorRegistry) -> None:
-        self._failures = Counter(
-            f"{PREFIX}_watch_failures", "Lists and watches that failed, by kind.", ["kind", "reason"], registry=registry
-        )
-        self._problems = Gauge(f"{PREFIX}_problems", "What is wrong with objects: see their Events.", registry=registry)
-        held = Gauge(f"{PREFIX}_removal_held_back", "1 while an operator's word is waited for.", registry=registry)
-        held.set_function(lambda: bool(self.feed.holding))
-        refused = Gauge(f"{PREFIX}_removals_refused", "How often more than half would have gone.", registry=registry)
-        refused.set_function(lambda: self.feed.refusals)
-        silence = Gauge(
-            f"{PREFIX}_watch_silence_seconds", "Since a kind was heard of, if only that it is quiet.", ["kind"],
-            registry=registry,
-        )  # fmt: skip
-        for what in WHAT:
-            silence.labels(what.lower()).set_function(partial(self._silence, what))
-
-    def _silence(self, what: What) -> float:
-        return self.feed.silence().get(what, float("nan"))
 
 
 def of_cluster(kube: Kube, place: Place, choices: Choices, registry: CollectorRegistry) -> Proxies:

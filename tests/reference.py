@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from pydantic.alias_generators import to_camel
 
 from controlplane import access_log, choices, tracing
+from controlplane.xds import policies
+from controlplane.xds.values import show_duration
 from tests.dataplane.limits import LIMITS
 from tests.monitoring.rules import alerts
 from webhook import explain, settings
@@ -111,6 +113,33 @@ def annotations() -> str:
         for row in sorted(TABLE, key=attrgetter("name"))
     ]
     return table(("annotation", "values", "default", "authors may set", "what it does"), rows)
+
+
+def service_annotations() -> str:
+    """Every annotation of a Service; each example is one that Envoy takes, as the golden tests show."""
+    rows = [
+        (f"`{row.name}`", row.values, _shown(row), f"`{row.example}`", row.help)
+        for row in sorted(policies.TABLE, key=attrgetter("name"))
+    ]
+    return table(("annotation", "values", "default", "example", "what it does"), rows)
+
+
+def _shown(row: policies.Annotation) -> str:
+    """Its default, as an author would write it."""
+    default = policies.default_of(row)
+    if row.values.startswith("a time"):
+        return f"`{show_duration(int(str(default)))}`" if default else "none"
+    match default:
+        case None:
+            return "`least-request`; with the Service's sessionAffinity `ClientIP`, its caller is hashed"
+        case () | "":
+            return "none"
+        case ("source-ip", _):
+            return "`source-ip`"
+        case tuple(words):
+            return f"`{','.join(words)}`"
+        case _:
+            return f"`{default}`"
 
 
 def setting_table() -> str:

@@ -72,15 +72,17 @@ def _ports(service: Service) -> str:
 
 
 def _out_of_view(choices: Choices, by: Caller, service: Service) -> Iterator[str]:
-    yield f"It passes through to where kube-proxy sends it, without retries, limits or ejection: {service.key} is not"
+    passes = (
+        f"It passes through to where kube-proxy sends it, without retries, limits or ejection: {service.key} is not"
+    )
     if by.upstreams:
         names = sorted({*by.upstreams, _name(service, by)})
-        yield "among the upstreams that the pod declares. To change that, in the pod's template:"
+        yield f"{passes} among the upstreams that the pod declares. To change that, in the pod's template:"
         yield f'  {UPSTREAMS}: "{",".join(names)}"'
     elif service.locality == "node-only":
-        yield "told to pods whose node is not known, for its internalTrafficPolicy is Local."
+        yield f"{passes} told to pods whose node is not known, for its internalTrafficPolicy is Local."
     else:
-        yield f"in the default scope, {choices.scope.default}. To change that, in the pod's template:"
+        yield f"{passes} in the default scope, {choices.scope.default}. To change that, in the pod's template:"
         yield f'  {UPSTREAMS}: "{_name(service, by)}"  # and the others that it calls: a declaration is the whole scope'
 
 

@@ -4,7 +4,9 @@ import re
 
 from certs.metrics import Metrics as CertsMetrics
 from certs.service import FAILURES
+from controlplane.proxies import Counts
 from controlplane.serving import Metrics as ControlplaneMetrics
+from controlplane.xds.metrics import Metrics as XdsMetrics
 from webhook.metrics import Metrics as WebhookMetrics
 
 
@@ -12,5 +14,8 @@ def metrics() -> set[str]:
     """Every metric and every series of ours, whether it has a value yet or not."""
     webhook = WebhookMetrics("0123456789")
     webhook.observe("inject", "injected", "added", 0.001)
-    pages = [webhook.page(), CertsMetrics(FAILURES).page(), ControlplaneMetrics("0123456789").page()]
+    controlplane = ControlplaneMetrics("0123456789")
+    XdsMetrics(controlplane.registry)
+    Counts(controlplane.registry)
+    pages = [webhook.page(), CertsMetrics(FAILURES).page(), controlplane.page()]
     return set(re.findall(r"^(?:# TYPE )?(envoy_sidecar_\w+)", b"\n".join(pages).decode(), re.MULTILINE))

@@ -28,6 +28,7 @@ UPDATE = bool(os.environ.get("UPDATE_GOLDEN"))
 
 TABLES: dict[str, Callable[[], str]] = {
     "annotations": reference.annotations,
+    "service-annotations": reference.service_annotations,
     "settings": reference.setting_table,
     "skips": reference.skips,
     "rejections": reference.rejections,

@@ -1,0 +1,161 @@
+"""`explain` and `render`: what they say is what Envoy is told."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from controlplane.__main__ import main
+from controlplane.xds import explain
+from controlplane.xds.scope import Scope
+from controlplane.xds.snapshot import Caller, Kind
+from controlplane.xds.translate import Choices
+from controlplane.xds.translated import Translated
+from tests.cluster import WEB, endpoint, node, service, slice_of, terminating, translated
+
+CLUSTER = Choices(scope=Scope(default="cluster"))
+
+
+def told(of: Translated, url: str, by: Caller = WEB, method: str = "GET", choices: Choices | None = None) -> str:
+    return " ".join(explain.request(of, choices or Choices(), by, url, method))
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["orders", "orders:80", "http://orders/path", "orders.shop", "http://orders.shop.svc.cluster.local/", "10.96.0.10"],
+)
+def test_a_service_is_found_by_every_name_that_it_has(url: str) -> None:
+    assert "Cluster shop/orders:80." in told(translated(service(), slice_of()), url)
+
+
+def test_a_host_that_is_no_service_passes_through() -> None:
+    assert "passes through to the address that was dialled" in told(translated(), "http://example.com")
+
+
+def test_endpoints_are_named_in_the_order_of_preference() -> None:
+    near = endpoint("10.0.0.1", hints={"forZones": [{"name": "eu-1a"}]})
+    far = endpoint("10.0.0.2", hints={"forZones": [{"name": "eu-1b"}]})
+    of = translated(
+        service(trafficDistribution="PreferClose"),
+        slice_of(endpoints=[near, far]),
+        node("n1", "eu-1a"),
+    )
+    by = Caller("shop", "web-1", node="n1", zone="eu-1a")
+    assert "in the caller's zone first, 10.0.0.1:8080. Else: 10.0.0.2:8080." in told(of, "orders", by)
+
+
+def test_a_service_without_endpoints_answers_503() -> None:
+    assert "none. The answer is 503" in told(translated(service()), "orders")
+
+
+def test_the_last_resort_is_said_to_be_one() -> None:
+    of = translated(service(), slice_of(endpoints=[terminating("10.0.0.1")]))
+    assert "all are terminating, and the last resort" in told(of, "orders")
+
+
+@pytest.mark.parametrize(("method", "may"), [("GET", "may be repeated"), ("POST", "may not be repeated")])
+def test_whether_a_request_may_be_repeated_depends_on_its_method(method: str, may: str) -> None:
+    assert may in told(translated(service()), "orders", method=method)
+
+
+@pytest.mark.parametrize(
+    ("upstreams", "line"),
+    [((), 'upstreams: "users.accounts"'), (("orders",), 'upstreams: "orders,users.accounts"')],
+)
+def test_what_is_not_in_view_comes_with_the_line_to_add(upstreams: tuple[str, ...], line: str) -> None:
+    of = translated(service(), service("users", "accounts"))
+    assert line in told(of, "users.accounts", Caller("shop", "web-1", upstreams=upstreams))
+
+
+def test_the_line_to_add_puts_it_in_view() -> None:
+    of = translated(service("users", "accounts"))
+    assert not of.names(Kind.CLUSTER, WEB)
+    assert of.names(Kind.CLUSTER, Caller("shop", "web-1", upstreams=("users.accounts",)))
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (service(clusterIP="None"), "is headless"),
+        (service(type="ExternalName"), "is an ExternalName"),
+        (service(ports=[81]), "has no TCP port 80 (it has 81)"),
+        (service(internalTrafficPolicy="Local"), "internalTrafficPolicy is Local"),
+    ],
+)
+def test_why_it_passes_through_is_said(raw: dict[str, object], reason: str) -> None:
+    assert reason in told(translated(raw), "orders")
+
+
+def test_what_is_wrong_with_the_service_is_said_with_it() -> None:
+    assert "! envoy-sidecar.io/timeout: 'soon'" in told(translated(service(annotations={"timeout": "soon"})), "orders")
+
+
+def test_an_annotation_that_decides_is_named() -> None:
+    said = told(translated(service(annotations={"timeout": "2s"})), "orders")
+    assert "Timeout: 2s (envoy-sidecar.io/timeout)." in said
+
+
+@pytest.mark.parametrize("url", ["", "http://", "//:80"])
+def test_what_is_no_host_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="use a host and port"):
+        told(translated(), url)
+
+
+# The commands
+
+
+@pytest.fixture
+def manifests(tmp_path: Path) -> Path:
+    place = tmp_path / "cluster.yaml"
+    bad = service("bad", annotations={"retries": "many"}, clusterIP="10.96.0.11")
+    place.write_text(yaml.safe_dump_all([service(), slice_of(), bad]))
+    return place
+
+
+def test_render_prints_what_the_proxy_gets_and_warns_of_what_is_wrong(
+    manifests: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["render", "-f", str(manifests), "--node", "shop/web-1"]) == 0
+    printed = capsys.readouterr()
+    resources = json.loads(printed.out)
+    assert [one["name"] for one in resources["clusters"]] == ["shop/bad:80", "shop/orders:80"]
+    assert [one["name"] for one in resources["listeners"]] == ["out_80/shop"]
+    assert "warning: Service shop/bad: envoy-sidecar.io/retries: 'many'" in printed.err
+    assert "Pod shop/web-1: not in" in printed.err
+
+
+def test_the_settings_scope_is_the_default_one(manifests: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = manifests.with_name("settings.yaml")
+    settings.write_text("controlplane: {scope: list, services: [orders.shop]}\n")
+    main(["render", "-f", str(manifests), "--node", "accounts/a-1", "--settings", str(settings)])
+    assert [one["name"] for one in json.loads(capsys.readouterr().out)["clusters"]] == ["shop/orders:80"]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("controlplane: {scope: all}", "controlplane.scope: 'all'"),
+        ("controlplane: {services: [Orders]}", "controlplane.services.0: 'Orders'"),
+        ("controlplane: {sope: list}", "controlplane.sope: no such setting"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_named(
+    tmp_path: Path, text: str, problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "settings.yaml").write_text(text)
+    arguments = ["render", "-f", "x", "--node", "shop/web-1", "--settings", str(tmp_path / "settings.yaml")]
+    assert main(arguments) == 2
+    assert problem in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "-f", "/nowhere.yaml", "--node", "shop/web-1", "orders"]) == 2
+    assert "/nowhere.yaml: No such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pod", ["web-1", "shop/", "Shop/web", "shop/web/1"])
+def test_a_pod_is_named_with_its_namespace(pod: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["explain", "-f", "x", "--node", pod, "orders"])
+    assert "argument --node: " in capsys.readouterr().err
