@@ -19,7 +19,7 @@ from controlplane.extensions import Json, extension
 from controlplane.xds import messages
 from controlplane.xds.snapshot import Caller, Kind, Resource
 from tests import envoy, mounted
-from tests.apiserver.processes import eventually, free_port, running
+from tests.apiserver.processes import eventually, free_port, stop
 from tests.tokens import token
 from tests.worlds import World
 
@@ -141,11 +141,23 @@ def sidecar(port: int, ca: bytes, shown: str | None = None, node: str = NODE) ->
         for file, content in discovery.secrets(way).items():
             (folder / file).write_text(json.dumps(content))
         (folder / "bootstrap.json").write_text(json.dumps(_bootstrap(way, folder, node)))
-        command = [str(envoy.binary()), "-c", "bootstrap.json", "--concurrency", "1", "--disable-hot-restart"]
-        with running([*command, "--log-level", "warning"], folder / "envoy.log", cwd=folder) as process:
+        with _running(folder) as process:
             found = Envoy(process, folder, free_port())
             eventually(lambda: (folder / "admin.sock").exists(), f"Envoy is there: {name}/envoy.log")
             yield found
+
+
+@contextmanager
+def _running(folder: Path) -> Iterator["Popen[bytes]"]:
+    """Ends with this process, by setpriv: code between fork and exec may hang where gRPC has threads."""
+    command = ["setpriv", "--pdeathsig", "KILL", str(envoy.binary()), "-c", "bootstrap.json"]
+    options = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"]
+    with (folder / "envoy.log").open("wb") as log:
+        process = Popen([*command, *options], cwd=folder, stdout=log, stderr=log)
+    try:
+        yield process
+    finally:
+        stop(process)
 
 
 def _bootstrap(way: discovery.Way, folder: Path, node: str) -> Json:

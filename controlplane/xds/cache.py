@@ -14,6 +14,9 @@ class Subscriber(Protocol):
     def notice(self, kind: Kind, name: str) -> None:
         """A name is to be looked at again; WILDCARD: the set of names."""
 
+    def wake(self) -> None:
+        """That was all: now is the time to look, and not before, for one name may need another."""
+
 
 class Cache:
     """One process's. Not for several threads."""
@@ -32,9 +35,14 @@ class Cache:
         changes = list(snapshot.changed(former))
         self._found.clear()
         self._sets.clear()
+        noticed: set[Subscriber] = set()
         for kind, name in changes:
-            for subscriber in tuple(self._index[kind].get(name, ())):
+            subscribers = self._index[kind].get(name, ())
+            noticed.update(subscribers)
+            for subscriber in subscribers:
                 subscriber.notice(kind, name)
+        for subscriber in noticed:
+            subscriber.wake()
         return len(changes)
 
     def get(self, kind: Kind, name: str) -> Resource | None:

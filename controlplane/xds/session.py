@@ -16,7 +16,7 @@ from controlplane.xds import wire
 from controlplane.xds.cache import Cache
 from controlplane.xds.identity import Identity
 from controlplane.xds.metrics import End, Metrics
-from controlplane.xds.snapshot import Caller, Kind
+from controlplane.xds.snapshot import WILDCARD, Caller, Kind
 from controlplane.xds.stream import Conversation
 from controlplane.xds.topic import Accepted, Asked, ConversationError, Received, Rejected, Stale
 from controlplane.xds.wire import MalformedError, Request, Response
@@ -108,7 +108,8 @@ class Session:
         """The caller may be another: what it is told of follows."""
         if self._find() != self.caller:
             for kind in self.conversation.topics:
-                self.conversation.notice(kind, "*")
+                self.conversation.notice(kind, WILDCARD)
+            self.wake()
 
     def _look(self) -> Caller:
         self.caller = self._find()

@@ -50,6 +50,9 @@ class Conversation:
     def notice(self, kind: Kind, name: str) -> None:
         """The cache has something new of that name."""
         self.topics[kind].notice(name)
+
+    def wake(self) -> None:
+        """There may be something to say."""
         self._wake()
 
     def end(self) -> None:

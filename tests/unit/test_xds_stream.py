@@ -477,6 +477,17 @@ def test_only_those_are_woken_whom_a_change_concerns() -> None:
     assert (one.woken, other.woken) == (1, 0)
 
 
+def test_nobody_is_woken_before_all_changes_are_known() -> None:
+    cache = Cache()
+    cache.store(world("a=1", "a=1", "out=1", "http=1"))
+    envoy = Proxy(cache)
+    like_envoy(envoy, clusters=("a",), routes=("http",))
+    heard: list[str] = []
+    envoy.conversation._wake = lambda: heard.extend(said(envoy))  # at once, as a server may
+    cache.store(world("b=1", "b=1", "out=1", "http=2"))
+    assert heard == ["CLUSTER b=1"]
+
+
 def test_an_equal_snapshot_wakes_nobody() -> None:
     envoy = proxy(world("a=1", "a=1"))
     like_envoy(envoy, clusters=("a",))
