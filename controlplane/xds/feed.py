@@ -127,5 +127,6 @@ class Feed:
         if released:
             self._guard.release()
         if first or due or released:
-            mesh = self._world.mesh() if first else self._world.mesh(due.services, rest=due.rest)
+            # The operator's word is for all that is gone by now, told or not.
+            mesh = self._world.mesh() if first or released else self._world.mesh(due.services, rest=due.rest)
             self._on_mesh(self._guard.passes(mesh))

@@ -4,19 +4,23 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from controlplane import kube
 from controlplane.kube import Collection, Event, Kube, KubeError
+from controlplane.proxies import Reporter
 from controlplane.xds.feed import Feed
 from controlplane.xds.mesh import Key, Mesh
 from controlplane.xds.watch import COLLECTIONS, Watch
 from controlplane.xds.world import WHAT, World
 from tests import cluster as build
 from tests.apiserver import control_plane
+from tests.apiserver.account import SYSTEM, sign_in
 from tests.apiserver.cluster import Cluster, Object
+from tests.apiserver.installation import Installation
 from tests.apiserver.objects import namespace
 from tests.apiserver.processes import eventually
 from tests.apiserver.writer import Writer
@@ -188,3 +192,44 @@ def test_an_api_server_that_goes_changes_nothing_and_is_followed_when_it_is_back
             assert {error.reason for error in again.failures} == {"gone"}
             writer.delete(slices("shop", range(13, 15)))
             same(again, api)
+
+
+# With the rights that our manifests give
+
+
+@pytest.fixture
+def ours(installation: Installation) -> Kube:
+    """As the control plane's account."""
+    return Kube(kube.connect(str(sign_in(installation.cluster, "envoy-sidecar-controlplane").kubeconfig)))
+
+
+def test_its_account_may_watch_all_that_it_needs(ours: Kube) -> None:
+    with Watched(ours) as watched:
+        eventually(lambda: len(watched.feed.silence()) == len(WHAT), "each kind was heard of")
+        assert watched.failures == []
+
+
+def test_what_is_wrong_with_a_service_stands_in_its_events_once(
+    kubernetes: Cluster, ours: Kube, new_namespace: Callable[..., str]
+) -> None:
+    where, writer = new_namespace({}), Writer.of(kubernetes)
+    writer.create([build.service("orders", where, {"retries": "many"}, clusterIP=None)])
+    found = fresh(ours)
+    mine = replace(found, services={where: found.services[where]}, problems=())
+    for _ in range(2):  # as two replicas do it
+        Reporter(ours).look(mine)
+
+    def events() -> list[Object]:
+        listed = kubernetes.get("events", "-n", where, "--field-selector", "involvedObject.name=orders")
+        items: list[Object] = listed["items"]
+        return items
+
+    (event,) = eventually(events, "an event")
+    assert event["message"].startswith("envoy-sidecar.io/retries: 'many': use a whole number")
+    assert (event["type"], event["involvedObject"]["kind"]) == ("Warning", "Service")
+
+
+def test_its_account_may_ask_whose_token_it_is(kubernetes: Cluster, ours: Kube) -> None:
+    token = kubernetes.kubectl("create", "token", "envoy-sidecar-webhook", "-n", SYSTEM, "--audience=somebody").stdout
+    assert ours.review(token.strip(), "somebody")["authenticated"] is True
+    assert ours.review(token.strip(), "somebody-else").get("authenticated") is not True
