@@ -1,4 +1,4 @@
-"""python -m tests.bench: measures the webhook beside a naive one, or sidecars beside none, and prints the table."""
+"""python -m tests.bench: measures the webhook beside a naive one, sidecars beside none, or discovery."""
 
 import argparse
 import os
@@ -11,7 +11,7 @@ from dataclasses import replace
 from time import monotonic
 
 from tests import needs
-from tests.bench import hops
+from tests.bench import hops, storm
 from tests.bench.measure import CPU_CONNECTIONS, FULL, QUICK, SCALE, SIZES, measure
 from tests.bench.table import Row, render, rows
 
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     start, load = monotonic(), os.getloadavg()[0]
     try:
-        table = (_sidecar if options.what == "sidecar" else _webhook)(options)
+        table = {"webhook": _webhook, "sidecar": _sidecar, "discovery": _discovery}[options.what](options)
     except needs.MISSING as missing:
         print(f"scripts/bench: {missing}", file=sys.stderr)
         return UNUSABLE
@@ -59,14 +59,25 @@ def _sidecar(options: argparse.Namespace) -> list[Row]:
     return table
 
 
+def _discovery(options: argparse.Namespace) -> list[Row]:
+    plan = storm.QUICK if options.quick else storm.FULL
+    if options.rounds:
+        plan = replace(plan, changes=options.rounds)
+    table = list(storm.rows(storm.measure(plan)))
+    print(render(table, "", ""))
+    print(f"\n{plan.proxies} streams by TLS, {plan.services} Services, {storm.USED} of them used by each proxy.")
+    return table
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
         description="Measures on this machine (Linux), in one run, and prints a table: the webhook beside a naive one, "
-        "or requests through sidecars beside requests without (as root, with h2load of nghttp2-client).",
+        "requests through sidecars beside requests without (as root, with h2load of nghttp2-client), or discovery with "
+        "thousands of proxies.",
         epilog="exit codes: 0 all goals met, 1 one was missed, 2 this machine lacks a part",
     )
-    parser.add_argument("what", nargs="?", choices=["webhook", "sidecar"], default="webhook")
+    parser.add_argument("what", nargs="?", choices=["webhook", "sidecar", "discovery"], default="webhook")
     parser.add_argument("--quick", action="store_true", help="less of everything, in 20 s; judges nothing")
     parser.add_argument("--rounds", type=int, metavar="N", help=f"rounds of measuring (default: {FULL.rounds})")
     return parser

@@ -1,0 +1,118 @@
+"""python -m tests.bench.plane SERVICES USED DIR: the discovery server with a cluster of that many Services.
+
+Each namespace holds as many as a proxy uses, less one: that one, `shared/popular`, all proxies use. Commands come by
+standard input and are answered by lines of JSON: `change`, another endpoint of it; `roll`, other ones of all Services,
+one after the other; `stats`.
+"""
+
+import json
+import os
+import resource
+import sys
+from base64 import urlsafe_b64decode
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from controlplane.xds.identity import Identity
+from controlplane.xds.metrics import PREFIX, Metrics
+from controlplane.xds.service import Discovery, Place
+from controlplane.xds.snapshot import Caller, Kind
+from controlplane.xds.translate import Choices
+from controlplane.xds.translated import Translated
+from controlplane.xds.world import World
+from tests.bench.contestants import rss_megabytes
+from tests.cluster import service, slice_of
+from tests.tokens import reviewed
+
+POPULAR = ("popular", "shared")  # name, namespace
+
+
+class Plane:
+    """The server, and the cluster that it tells of."""
+
+    def __init__(self, services: int, used: int, tls: Path) -> None:
+        self.names = [(f"s{number % (used - 1)}", f"ns{number // (used - 1)}") for number in range(services - 1)]
+        self.used, self.moves = used, 0
+        self.world, self.registry = World(), CollectorRegistry()
+        for name, namespace in (*self.names, POPULAR):
+            self.world.put("Service", service(name, namespace))
+            self._move(name, namespace)
+        self.discovery = Discovery(Place(address="127.0.0.1:0", tls=tls, review=_review), Metrics(self.registry))
+        self.discovery.start()
+        self._publish()
+
+    def change(self) -> dict[str, float]:
+        """When the server was told."""
+        self._move(*POPULAR)
+        now = monotonic()
+        self._publish()
+        return {"at": now}
+
+    def roll(self) -> dict[str, float]:
+        """Every endpoint of every Service is another at the end, and none of them was ever without one."""
+        before, start = self.stats(), monotonic()
+        for name, namespace in self.names:
+            self._move(name, namespace)
+            self._publish()
+            sleep(0.002)
+        after = self.stats()
+        pushes = after["responses"] - before["responses"]
+        return {
+            "seconds": monotonic() - start,
+            "pushes": pushes,
+            "cpu_ms": 1000 * (after["cpu"] - before["cpu"]) / max(pushes, 1),
+            "bytes": (after["bytes"] - before["bytes"]) / max(pushes, 1),
+        }
+
+    def stats(self) -> dict[str, float]:
+        """CPU in seconds, memory in MiB."""
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        return {
+            "cpu": used.ru_utime + used.ru_stime,
+            "rss": rss_megabytes(os.getpid()),
+            "streams": self._counted("streams"),
+            "responses": sum(self._counted("responses_total", type=kind.name.lower()) for kind in Kind),
+            "bytes": sum(self._counted("sent_bytes_total", type=kind.name.lower()) for kind in Kind),
+        }
+
+    def _counted(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(f"{PREFIX}_{name}", labels) or 0
+
+    def _move(self, name: str, namespace: str) -> None:
+        self.moves += 1
+        high, low = divmod(self.moves, 250)
+        addresses = [f"10.{high // 250}.{high % 250}.{low}", f"10.{100 + high // 250}.{high % 250}.{low}"]
+        self.world.put("EndpointSlice", slice_of(name, addresses, namespace))
+
+    def _publish(self) -> None:
+        mesh = self.world.mesh()
+        self.discovery.publish(lambda former: (self._next(former, mesh), self._caller))
+
+    def _next(self, former: Any, mesh: Any) -> Translated:
+        return former.next(mesh) if isinstance(former, Translated) else Translated(mesh, Choices())
+
+    def _caller(self, identity: Identity) -> Caller:
+        own = tuple(f"s{number}" for number in range(self.used - 1))
+        return Caller(identity.namespace, identity.pod, upstreams=(*own, ".".join(POPULAR)))
+
+
+def _review(shown: str, audience: str) -> Mapping[str, Any]:
+    """An API server that believes everybody, at once."""
+    return reviewed(json.loads(urlsafe_b64decode(shown.split(".")[1] + "=="))["sub"])
+
+
+def _answers(plane: Plane) -> Iterator[dict[str, float]]:
+    yield {"port": plane.discovery.port}
+    commands = {"change": plane.change, "roll": plane.roll, "stats": plane.stats}
+    for line in sys.stdin:
+        yield commands[line.strip()]()
+
+
+if __name__ == "__main__":
+    for answer in _answers(Plane(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))):
+        print(json.dumps(answer), flush=True)
+    os._exit(0)  # its streams need not be ended one by one
