@@ -39,9 +39,9 @@ def seconds(milliseconds: int) -> str:
 def _balancing(service: Service) -> Json:
     match service.policy.balancing or ("consistent-hash" if service.sticky else "least-request"):
         case "least-request":
-            return _lb("least_request", "LeastRequest", choice_count=2, slow_start_config=_SLOW_START)
+            return _lb("least_request", "LeastRequest", choice_count=2, **_warm_up(service.policy))
         case "round-robin":
-            return _lb("round_robin", "RoundRobin", slow_start_config=_SLOW_START)
+            return _lb("round_robin", "RoundRobin", **_warm_up(service.policy))
         case "latency":
             return _lb(
                 "client_side_weighted_round_robin",
@@ -55,7 +55,9 @@ def _balancing(service: Service) -> Json:
             return _lb("ring_hash", "RingHash", minimum_ring_size=1024)
 
 
-_SLOW_START: Json = {"slow_start_window": "30s"}
+def _warm_up(policy: Policy) -> Json:
+    """Not by default: while a replica warms up, Envoy picks by weights, and least-request then prefers slow ones."""
+    return {"slow_start_config": {"slow_start_window": seconds(policy.warm_up)}} if policy.warm_up else {}
 
 
 def _lb(name: str, message: str, **options: object) -> Json:

@@ -44,6 +44,7 @@ class Policy:
     eject_percent: int = 50
     balancing: Balancing | None = None  # None: least-request, or as the Service's session affinity asks
     hash_on: HashOn = ("source-ip", "")
+    warm_up: int = 0
     health_check: str = ""  # `tcp`, `grpc`, or a path
     health_check_interval: int = 5000
     protocols: tuple[tuple[int, PortProtocol], ...] = ()  # by port; 0 is every other port
@@ -203,6 +204,13 @@ TABLE: tuple[Annotation, ...] = (
         "`header:NAME`, `cookie:NAME`, `source-ip`",
         "What consistent-hash looks at.",
         "header:x-customer",
+    ),
+    _row(
+        "warm-up",
+        values.duration(1000, 3_600_000),
+        "a time, `off`",
+        "How long a new endpoint gets less than its share, with least-request or round-robin.",
+        "30s",
     ),
     _row(
         "health-check",

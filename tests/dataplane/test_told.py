@@ -4,6 +4,7 @@ import http.client
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -11,6 +12,7 @@ import pytest
 
 from tests.apiserver.processes import eventually
 from tests.dataplane.lab import Lab, Pod, application, lab, manifest
+from tests.dataplane.load import load, mean_milliseconds
 from tests.dataplane.services import service
 from tests.dataplane.told import CLUSTER_IP, ControlPlane, admin, orders, replica, told, until_told
 
@@ -165,6 +167,47 @@ def test_latency_sends_little_to_a_slow_replica(caller: tuple[Pod, ControlPlane]
     behave(replicas[:1], 200, 60)
     behave(replicas[1:], 200, 2)
     eventually(lambda: answers(pod, 50)["one"] <= 3, "it is weighed", seconds=30)
+
+
+@pytest.mark.parametrize(("threads", "each", "most"), [(5, 60, 2.0), (100, 5, 1.3)], ids=["5", "100"])
+def test_when_everything_fails_the_budget_refuses_most_retries(
+    caller: tuple[Pod, ControlPlane], replicas: Sequence[Pod], threads: int, each: int, most: float
+) -> None:
+    pod, _ = caller
+    behave(replicas, 503, 20)
+    path = f"/{monotonic()}"
+    answered = load(pod, threads=threads, each=each, path=path)
+    assert {answer.status for answer in answered} == {503}
+    amplification = requests(replicas, path) / len(answered)
+    print(f"{threads} at once: {amplification:.2f} requests for each")
+    assert amplification <= most
+
+
+def test_latency_is_a_quarter_of_what_it_is_by_turns_where_one_of_three_is_slow(
+    caller: tuple[Pod, ControlPlane], replicas: Sequence[Pod]
+) -> None:
+    pod, plane = caller
+    means = {}
+    behave(replicas[:1], 200, 60)
+    behave(replicas[1:], 200, 2)
+    for balancing in ("round-robin", "least-request", "latency"):
+        plane.say(*orders(replicas, load_balancing=balancing))
+        eventually(partial(_is_balanced, pod, balancing), f"{balancing} is in effect")
+        load(pod, threads=4, each=100)  # so that all is weighed
+        means[balancing] = mean_milliseconds(load(pod, threads=4, each=100))
+    print(means)
+    assert means["latency"] <= means["round-robin"] / 4
+
+
+def _is_balanced(pod: Pod, how: str) -> bool:
+    return _BALANCERS[how] in admin(pod, "/config_dump")
+
+
+_BALANCERS = {
+    "round-robin": "envoy.load_balancing_policies.round_robin",
+    "least-request": "envoy.load_balancing_policies.least_request",
+    "latency": "client_side_weighted_round_robin",
+}
 
 
 def test_headers_between_sidecars_never_reach_an_application(caller: tuple[Pod, ControlPlane]) -> None:
