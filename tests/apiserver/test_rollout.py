@@ -24,7 +24,7 @@ from tests.apiserver.objects import SIDECAR, generated, init_names, pod
 from tests.apiserver.processes import eventually, free_port
 
 PODS, CLIENTS, REPLICAS = 1_000, 8, 2
-AFTERWARDS_SECONDS = 1  # in which the API server may still try connections that a killed process has left
+AFTERWARDS_SECONDS = 5  # in which the API server may still try connections that a killed process has left
 
 
 @dataclass(slots=True)
@@ -154,7 +154,8 @@ def test_a_replica_that_is_killed_loses_what_was_in_flight_and_nothing_else(
     lost = [attempt for attempt in made.attempts if attempt.status != 201]
     record_property(MEASURED, f"kill -9 of one of two replicas: {len(lost)} of {len(made.of_pods)} creations lost")
     assert len(lost) <= CLIENTS
-    assert all(killed <= one.ended and one.began <= killed + AFTERWARDS_SECONDS for one in lost)
+    late = [(one.status, one.began - killed, one.ended - killed) for one in lost]
+    assert all(began <= AFTERWARDS_SECONDS and ended >= 0 for _, began, ended in late), late
     assert injected(kubernetes, shop) == len(made.of_pods) - len(lost)
 
 
