@@ -73,6 +73,7 @@ def _limits(policy: Policy) -> Json:
                 "max_requests": policy.max_requests,
                 "retry_budget": {
                     "budget_percent": {"value": policy.retry_budget},
+                    **({"budget_interval": seconds(policy.retry_interval)} if policy.retry_interval else {}),
                     "min_retry_concurrency": policy.retry_minimum,
                 },
                 "track_remaining": True,

@@ -1,14 +1,16 @@
 """A resource in JSON, made Envoy's message and checked as Envoy would check it, before any proxy sees it."""
 
+import copy
 import json
 from functools import lru_cache
 from importlib import import_module
+from typing import Any
 
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_pb2
-from google.protobuf import any_pb2, json_format
+from google.protobuf import any_pb2, duration_pb2, json_format
 from google.protobuf.message import Message
 
 from controlplane.extensions import Json
@@ -51,7 +53,13 @@ class InvalidResource(Exception):
 
 def encode(kind: Kind, source: Json) -> bytes:
     """A serialised google.protobuf.Any of that type. Raises InvalidResource."""
-    value = _routes(source) if kind is Kind.ROUTES else _checked(kind, source)
+    match kind:
+        case Kind.ROUTES:
+            value = _routes(source)
+        case Kind.CLUSTER:
+            value = _cluster(source)
+        case _:
+            value = _checked(kind, source)
     body: bytes = any_pb2.Any(type_url=kind, value=value).SerializeToString(deterministic=True)
     return body
 
@@ -69,9 +77,32 @@ def _host(text: str) -> bytes:
     return _checked(Kind.ROUTES, {"virtual_hosts": [json.loads(text)]})
 
 
+def _cluster(source: Json) -> bytes:
+    """With a field of Envoy 1.40's that the messages at hand do not know: `budget_interval`, a Duration, the third of
+    RetryBudget. What a message does not know, it keeps as it came."""
+    known = copy.deepcopy(source)
+    limits = known["circuit_breakers"]["thresholds"]
+    intervals = [one["retry_budget"].pop("budget_interval", None) for one in limits]
+    message: Any = _parsed(Kind.CLUSTER, known)
+    for limit, interval in zip(message.circuit_breakers.thresholds, intervals, strict=True):
+        if interval is not None:
+            duration = duration_pb2.Duration()
+            duration.FromJsonString(interval)
+            body = duration.SerializeToString()
+            limit.retry_budget.MergeFromString(bytes((3 << 3 | 2, len(body))) + body)
+    serialised: bytes = message.SerializeToString(deterministic=True)
+    return serialised
+
+
 def _checked(kind: Kind, source: Json) -> bytes:
+    serialised: bytes = _parsed(kind, source).SerializeToString(deterministic=True)
+    return serialised
+
+
+def _parsed(kind: Kind, source: Json) -> Message:
     try:
-        message = json_format.ParseDict(source, MESSAGES[kind]())
+        # As text: of a dict, the parser moves `@type` to the end, and some of them are shared.
+        message = json_format.Parse(json.dumps(source), MESSAGES[kind]())
     except json_format.ParseError as error:
         raise InvalidResource(str(error)) from None
     try:
@@ -80,5 +111,4 @@ def _checked(kind: Kind, source: Json) -> bytes:
         problem = f"a rule of Envoy's that is not known here: {rule}"
     if problem is not None:
         raise InvalidResource(problem)
-    serialised: bytes = message.SerializeToString(deterministic=True)
-    return serialised
+    return message

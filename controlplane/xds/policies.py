@@ -30,7 +30,8 @@ class Policy:
     )
     retry_methods: RetryMethods = "idempotent"
     retry_timeout: int = 0
-    retry_budget: int = 20  # percent of the requests in flight
+    retry_budget: int = 20  # percent of the requests in flight; with an interval, of all that were in that time
+    retry_interval: int = 0
     retry_minimum: int = 3  # retries at once that the budget allows in any case
     timeout: int = 0
     connect_timeout: int = 1000
@@ -126,8 +127,15 @@ TABLE: tuple[Annotation, ...] = (
         "retry-budget",
         values.integer(0, 100),
         "0 to 100, percent",
-        "The most retries of a caller, as a share of its requests in flight.",
+        "The most retries of a caller at once, as a share of its requests in flight.",
         "10",
+    ),
+    _row(
+        "retry-interval",
+        values.duration(100, 60_000),
+        "a time, `off`",
+        "Counts the requests of that time instead, which allows far more retries at once.",
+        "1s",
     ),
     _row(
         "retry-minimum",

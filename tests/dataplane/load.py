@@ -21,14 +21,15 @@ class Answer:
     seconds: float
 
 
-def load(
-    pod: Pod, *, threads: int, each: int, path: str = "/", method: str = "GET", host: str = "orders"
-) -> list[Answer]:
-    """Each of so many threads asks so many times, one after another, through the sidecar of `pod`."""
+def load(pod: Pod, *, threads: int, each: int, path: str = "/", method: str = "GET") -> list[Answer]:
+    """Each of so many threads asks orders so many times, one after another, through the sidecar of `pod`.
 
-    def one(_: int) -> list[Answer]:
+    `{}` in the path is another word in each request.
+    """
+
+    def one(thread: int) -> list[Answer]:
         with closing(http.client.HTTPConnection(CLUSTER_IP, 80, timeout=30)) as connection:
-            return [_ask(connection, method, path, host) for _ in range(each)]
+            return [_ask(connection, method, path.format(f"{thread}-{number}")) for number in range(each)]
 
     def all_of_them() -> list[Answer]:
         with ThreadPoolExecutor(threads) as pool:
@@ -37,9 +38,9 @@ def load(
     return pod.call(all_of_them)
 
 
-def _ask(connection: http.client.HTTPConnection, method: str, path: str, host: str) -> Answer:
+def _ask(connection: http.client.HTTPConnection, method: str, path: str) -> Answer:
     began = time.perf_counter()
-    connection.request(method, path, headers={"Host": host})
+    connection.request(method, path, headers={"Host": "orders"})
     with connection.getresponse() as response:
         body = response.read().decode()
     return Answer(response.status, body, time.perf_counter() - began)

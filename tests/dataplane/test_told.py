@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from threading import Timer
 from time import monotonic
 
 import pytest
@@ -103,13 +104,21 @@ def test_while_one_of_three_fails_every_get_is_answered_and_it_is_left_alone(
     caller: tuple[Pod, ControlPlane], replicas: Sequence[Pod]
 ) -> None:
     pod, plane = caller
-    plane.say(*orders(replicas, eject_for="1s"))
+    plane.say(*orders(replicas, eject_for="2s"))
+    eventually(lambda: '"base_ejection_time": "2s"' in admin(pod, "/config_dump"), "that is in effect", seconds=10)
+    eventually(lambda: len(answers(pod, 30)) == len(NAMES), "every replica answers", seconds=60)
     behave(replicas[:1], 503)
     failing = f"/{monotonic()}"
     assert [call(pod, path=failing)[0] for _ in range(60)] == [200] * 60
     assert requests(replicas[:1], failing) == 5
     behave(replicas[:1], 200)
     eventually(lambda: answers(pod, 5)["one"] > 0, "it is back", seconds=30)
+
+
+def test_a_budget_over_an_interval_reaches_envoy(caller: tuple[Pod, ControlPlane], replicas: Sequence[Pod]) -> None:
+    pod, plane = caller
+    plane.say(*orders(replicas, retry_interval="7s"))
+    eventually(lambda: '"budget_interval": "7s"' in admin(pod, "/config_dump"), "it is there", seconds=10)
 
 
 def test_a_post_that_failed_is_not_sent_again(caller: tuple[Pod, ControlPlane], replicas: Sequence[Pod]) -> None:
@@ -167,6 +176,34 @@ def test_latency_sends_little_to_a_slow_replica(caller: tuple[Pod, ControlPlane]
     behave(replicas[:1], 200, 60)
     behave(replicas[1:], 200, 2)
     eventually(lambda: answers(pod, 50)["one"] <= 3, "it is weighed", seconds=30)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_an_application_that_is_killed_fails_no_get_and_of_posts_only_those_it_had_begun(
+    node: Lab, caller: tuple[Pod, ControlPlane], method: str
+) -> None:
+    pod, plane = caller
+    pods = [node.pod(manifest(f"{method.lower()}-{name}", replica(name)), inject=False) for name in NAMES]
+    plane.say(*orders(pods))
+    eventually(partial(_is_told, pod, pods), "these are told", seconds=30)
+    behave(pods, 200, 5)
+    killing = Timer(1.0, pods[0].container("app").kill)
+    killing.start()
+    threads, path = 3, f"/{monotonic()}/{{}}"  # as many retries at once as the budget always allows
+    answered = load(pod, threads=threads, each=300, method=method, path=path)
+    assert killing.finished.is_set()  # in the middle of it; nobody was told
+    failed = sum(answer.status != 200 for answer in answered)
+    print(f"{method}: {failed} of {len(answered)} failed")
+    assert failed <= (0 if method == "GET" else threads)
+    if method == "POST":
+        prefix = path.format("")
+        executed = Counter(line for one in pods for line in one.log("app").splitlines() if prefix in line)
+        assert executed.most_common(1)[0][1] == 1
+
+
+def _is_told(pod: Pod, pods: Sequence[Pod]) -> bool:
+    told = admin(pod, "/clusters")
+    return all(f"{one.address['ipv4']}:8080" in told for one in pods)
 
 
 @pytest.mark.parametrize(("threads", "each", "most"), [(5, 60, 2.0), (100, 5, 1.3)], ids=["5", "100"])

@@ -172,8 +172,9 @@ def test_connect_is_never_sent_again() -> None:
 
 
 def test_a_callers_retries_have_a_budget() -> None:
-    (limits,) = cluster(retry_budget="10", retry_minimum="1")["circuit_breakers"]["thresholds"]
-    assert limits["retry_budget"] == {"budget_percent": {"value": 10}, "min_retry_concurrency": 1}
+    (limits,) = cluster(retry_budget="10", retry_minimum="1", retry_interval="1s")["circuit_breakers"]["thresholds"]
+    budget = {"budget_percent": {"value": 10}, "budget_interval": "1s", "min_retry_concurrency": 1}
+    assert limits["retry_budget"] == budget
 
 
 @pytest.mark.parametrize(
