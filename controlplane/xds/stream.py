@@ -63,6 +63,9 @@ class Conversation:
 
     def respond(self, now: float) -> Response | None:
         """What the proxy is to be told next, if anything. To be asked again until it is None."""
+        if not any(topic.waits or topic.leaving for topic in self.topics.values()):
+            self.alarm = None
+            return None
         self._lose_patience(now)
         response = self._tell(now) or self._take_away(now)
         self.alarm = None if response else self._next_alarm()
@@ -114,10 +117,7 @@ class Conversation:
         return max(settled_at, topic.left_at) + REMOVAL_SECONDS
 
     def _next_alarm(self) -> float | None:
-        """Of an answer that does not come, only if something waits for it."""
-        topics, times = self.topics.values(), []
+        times = [topic.flight.since + PATIENCE_SECONDS for topic in self.topics.values() if topic.flight]
         if self._settled_at is not None:
             times += [self._removal(topic, self._settled_at) for topic in self._leaving() if not topic.flight]
-        if any(topic.waits or topic.leaving for topic in topics):
-            times += [topic.flight.since + PATIENCE_SECONDS for topic in topics if topic.flight]
         return min(times, default=None)
