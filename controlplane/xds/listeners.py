@@ -26,7 +26,8 @@ def listener(port: int, of: View, services: Sequence[Service], upgrades: Sequenc
     return {
         "name": scope.listener_name(port, of),
         "address": _address("0.0.0.0", port),  # noqa: S104  bound to nothing
-        "additional_addresses": [{"address": _address("::", port)}],
+        # Where there is no IPv6, Envoy refuses such an address; and no Service has one either.
+        **({"additional_addresses": [{"address": _address("::", port)}]} if _has_ipv6(members) else {}),
         "bind_to_port": False,
         "traffic_direction": "OUTBOUND",
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
@@ -46,6 +47,10 @@ def listener(port: int, of: View, services: Sequence[Service], upgrades: Sequenc
         ],
         "default_filter_chain": {"name": "tcp", "filters": [_tcp(PASSTHROUGH)]},
     }
+
+
+def _has_ipv6(members: Sequence[tuple[Service, Port]]) -> bool:
+    return any(":" in address for service, _ in members for address in service.addresses)
 
 
 def _tcp_chains(members: Sequence[tuple[Service, Port]], of: View) -> Iterator[Json]:

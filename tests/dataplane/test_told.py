@@ -34,9 +34,9 @@ def replicas(node: Lab) -> list[Pod]:
     return made
 
 
-def started(node: Lab, name: str, folder: Path) -> tuple[Pod, ControlPlane]:
+def started(node: Lab, name: str, folder: Path, *, ipv6: bool = True) -> tuple[Pod, ControlPlane]:
     """A caller that is ready without a control plane."""
-    pod, plane = told(node, manifest(name, application("echo.py", "8080")), folder)
+    pod, plane = told(node, manifest(name, application("echo.py", "8080")), folder, ipv6=ipv6)
     pod.kubelet.start()
     pod.kubelet.wait_until_ready()
     return pod, plane
@@ -255,6 +255,15 @@ def test_headers_between_sidecars_never_reach_an_application(caller: tuple[Pod, 
                 return [name for name, _ in response.getheaders()]
 
     assert "endpoint-load-metrics" not in caller[0].call(names)
+
+
+def test_a_node_without_ipv6_is_told_as_any_other(node: Lab, replicas: Sequence[Pod], tmp_path: Path) -> None:
+    behave(replicas, 200)
+    pod, plane = started(node, "four", tmp_path, ipv6=False)
+    plane.say(*orders(replicas))
+    with plane.serving():
+        until_told(pod, "out_80/shop")
+        assert sum(answers(pod, 10).values()) == 10
 
 
 def test_a_control_plane_that_is_absent_killed_and_back_with_nothing_fails_no_request(

@@ -54,9 +54,9 @@ class ControlPlane:
             yield process
 
 
-def told(lab: Lab, document: Json, folder: Path) -> tuple[Pod, ControlPlane]:
+def told(lab: Lab, document: Json, folder: Path, *, ipv6: bool = True) -> tuple[Pod, ControlPlane]:
     """A pod, created and not started, whose proxy asks a control plane on its loopback, which does not run yet."""
-    pod = lab.create(document)
+    pod = lab.create(document, ipv6=ipv6)
     (sidecar,) = (one for one in pod.document["spec"]["initContainers"] if one["name"] == "envoy-sidecar")
     at = sidecar["args"].index("--config-yaml") + 1
     sidecar["args"][at] = json.dumps(_merged(json.loads(sidecar["args"][at]), _DISCOVERY))

@@ -276,6 +276,13 @@ def test_there_is_a_listener_for_each_port_and_it_binds_none() -> None:
     assert not any(source(of, Kind.LISTENER, name)["bind_to_port"] for name in names)
 
 
+@pytest.mark.parametrize(("addresses", "families"), [(["10.96.0.10"], 1), (["10.96.0.10", "fd00::10"], 2)])
+def test_a_listener_is_for_ipv6_only_where_services_have_it(addresses: list[str], families: int) -> None:
+    of = with_routes(translated(service(clusterIPs=addresses)))
+    listener = source(of, Kind.LISTENER, "out_80/shop")
+    assert 1 + len(listener.get("additional_addresses", [])) == families
+
+
 def test_a_listener_waits_for_its_routes_and_meanwhile_traffic_passes() -> None:
     listener = json.dumps(source(with_routes(translated(service())), Kind.LISTENER, "out_80/shop"))
     assert '"initial_fetch_timeout": "0s"' in listener
