@@ -24,12 +24,19 @@ Domain = Annotated[str, Matching(rf"{_LABEL}(\.{_LABEL}){{0,8}}")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ControlPlane:
-    """Services are written `orders`, which is the caller's own, or `users.accounts`, of the namespace accounts."""
+class Sidecar:
+    """The one setting of the section `sidecar:` that the control plane reads, as the webhook does."""
 
-    # What the proxy of a pod is told that declares no upstreams: its namespace's Services, a list, or all there are.
+    # Services: `orders` is of the pod's own namespace, `users.accounts` of the namespace accounts.
+    upstreams: tuple[ServiceName, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlPlane:
+    """What depends on the operator."""
+
+    # What the proxy of a pod is told that declares no upstreams: its namespace's Services, those of the setting
+    # `sidecar.upstreams`, or all there are.
     scope: Literal["namespace", "list", "cluster"] = "namespace"
-    # The list.
-    services: tuple[ServiceName, ...] = ()
     # The domain that Kubernetes' DNS serves.
     cluster_domain: Domain = "cluster.local"

@@ -31,8 +31,10 @@ class Read(NamedTuple):
 
 def choices_of(settings: Settings) -> Choices:
     """What the settings say of resources."""
-    chosen = settings.controlplane
-    return Choices.of(settings.bootstrap, Scope(default=chosen.scope, services=chosen.services), chosen.cluster_domain)
+    chosen, listed = settings.controlplane, settings.sidecar.upstreams
+    # What the webhook takes for the upstreams of every pod that declares none is a list, if there is one.
+    scope = Scope(default="list" if listed else chosen.scope, services=listed)
+    return Choices.of(settings.bootstrap, scope, chosen.cluster_domain)
 
 
 def load(place: Path) -> Read:

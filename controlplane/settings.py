@@ -11,7 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
 
 from controlplane.bootstrap import Bootstrap
-from controlplane.choices import ControlPlane
+from controlplane.choices import ControlPlane, Sidecar
 
 MAX_BYTES = 1 << 20  # a ConfigMap holds no more
 
@@ -28,6 +28,7 @@ class Settings:
 
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
     controlplane: ControlPlane = field(default_factory=ControlPlane)
+    sidecar: Sidecar = field(default_factory=Sidecar)
 
 
 def read(path: Path) -> Settings:
@@ -39,10 +40,17 @@ def read(path: Path) -> Settings:
     if not isinstance(settings, Mapping):
         raise SettingsError(f"{path}: is no mapping; write at least one section, such as `bootstrap:`")
     try:
-        sections = {key: value for key, value in settings.items() if key in Settings.__dataclass_fields__}
-        return TypeAdapter(Settings).validate_python(sections)
+        sections = {key: value for key, value in settings.items() if key in ("bootstrap", "controlplane")}
+        return TypeAdapter(Settings).validate_python({**sections, **_upstreams(settings.get("sidecar"))})
     except ValidationError as error:
         raise SettingsError("\n".join(f"{path}: {_describe(problem)}" for problem in error.errors())) from None
+
+
+def _upstreams(section: object) -> dict[str, Any]:
+    """Of the sidecar's section, the one setting that is ours as well."""
+    if isinstance(section, Mapping) and "upstreams" in section:
+        return {"sidecar": {"upstreams": section["upstreams"]}}
+    return {}
 
 
 def _load(path: Path) -> object:

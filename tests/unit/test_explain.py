@@ -125,9 +125,11 @@ def test_render_prints_what_the_proxy_gets_and_warns_of_what_is_wrong(
     assert "Pod shop/web-1: not in" in printed.err
 
 
-def test_the_settings_scope_is_the_default_one(manifests: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_settings_upstreams_are_those_of_a_pod_that_declares_none(
+    manifests: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings = manifests.with_name("settings.yaml")
-    settings.write_text("controlplane: {scope: list, services: [orders.shop]}\n")
+    settings.write_text("sidecar: {upstreams: [orders.shop], concurrency: 2}\n")
     main(["render", "-f", str(manifests), "--node", "accounts/a-1", "--settings", str(settings)])
     assert [one["name"] for one in json.loads(capsys.readouterr().out)["clusters"]] == ["shop/orders:80"]
 
@@ -136,7 +138,7 @@ def test_the_settings_scope_is_the_default_one(manifests: Path, capsys: pytest.C
     ("text", "problem"),
     [
         ("controlplane: {scope: all}", "controlplane.scope: 'all'"),
-        ("controlplane: {services: [Orders]}", "controlplane.services.0: 'Orders'"),
+        ("sidecar: {upstreams: [Orders]}", "sidecar.upstreams.0: 'Orders'"),
         ("controlplane: {sope: list}", "controlplane.sope: no such setting"),
     ],
 )
