@@ -5,7 +5,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
-from typing import Any, NamedTuple
 
 from controlplane.extensions import Json
 from controlplane.settings import Settings
@@ -17,16 +16,10 @@ from controlplane.xds.snapshot import Caller, Kind
 from controlplane.xds.translate import Choices
 from controlplane.xds.translated import Translated
 from controlplane.xds.world import World
+from controlplane.xds.worlds import Directory
 
 OK, UNUSABLE = 0, 2  # exit codes
 WIDTH = 100
-
-
-class Read(NamedTuple):
-    """A cluster from disk, and the pods' objects, whose specs a cluster would have told by tokens."""
-
-    mesh: Mesh
-    pods: dict[Key, Any]
 
 
 def choices_of(settings: Settings) -> Choices:
@@ -37,29 +30,17 @@ def choices_of(settings: Settings) -> Choices:
     return Choices.of(settings.bootstrap, scope, chosen.cluster_domain)
 
 
-def load(place: Path) -> Read:
+def load(place: Path) -> Mesh:
     """The cluster in that file or folder. Raises DiskError."""
     world = World()
-    objects = disk.read(place)
-    for what, found in objects.items():
+    for what, found in disk.read(place).items():
         world.replace(what, found)
-    pods = {Key(one["metadata"].get("namespace", "default"), one["metadata"]["name"]): one for one in objects["Pod"]}
-    return Read(world.mesh(), pods)
+    return world.mesh()
 
 
-def caller(read: Read, pod: Key) -> Caller:
+def caller(mesh: Mesh, pod: Key) -> Caller:
     """That pod's proxy; a pod that is not there is on no node and declares nothing."""
-    spec = read.pods.get(pod, {}).get("spec") or {}
-    node = str(spec.get("nodeName") or "")
-    workload = read.mesh.workloads.get(pod)
-    return Caller(
-        namespace=pod.namespace,
-        pod=pod.name,
-        service_account=str(spec.get("serviceAccountName") or "default"),
-        node=node,
-        zone=read.mesh.zones.get(node, ""),
-        upstreams=(workload.upstreams if workload else None) or (),
-    )
+    return Directory(mesh)(Caller(pod.namespace, pod.name))
 
 
 def told(snapshot: Translated, by: Caller) -> dict[Kind, dict[str, Json]]:
@@ -77,17 +58,17 @@ def told(snapshot: Translated, by: Caller) -> dict[Kind, dict[str, Json]]:
 def render(place: Path, pod: Key, settings: Settings) -> int:
     """Prints it as JSON; returns the exit code."""
     try:
-        read = load(place)
+        mesh = load(place)
     except DiskError as error:
         return _unusable(error)
-    snapshot = Translated(read.mesh, choices_of(settings))
-    by = caller(read, pod)
+    snapshot = Translated(mesh, choices_of(settings))
+    by = caller(mesh, pod)
     resources = told(snapshot, by)
     titles = {Kind.CLUSTER: "clusters", Kind.ENDPOINTS: "endpoints", Kind.LISTENER: "listeners", Kind.ROUTES: "routes"}
     print(json.dumps({titles[kind]: list(found.values()) for kind, found in resources.items()}, indent=1))
     _warn([f"{about}: {why}" for (_, about), why in snapshot.rejected.items()])
-    _warn([f"{problem.about}: {problem.message}" for problem in explain.problems(read.mesh)])
-    if pod not in read.pods:
+    _warn([f"{problem.about}: {problem.message}" for problem in explain.problems(mesh)])
+    if pod not in mesh.workloads:
         _warn([f"Pod {pod}: not in {place}: on no node, declares no upstreams"])
     return OK
 
@@ -95,13 +76,13 @@ def render(place: Path, pod: Key, settings: Settings) -> int:
 def tell(place: Path, pod: Key, url: str, method: str, settings: Settings) -> int:
     """Prints, in words, where a request would go; returns the exit code."""
     try:
-        read = load(place)
+        mesh = load(place)
     except DiskError as error:
         return _unusable(error)
     choices = choices_of(settings)
-    by = caller(read, pod)
+    by = caller(mesh, pod)
     try:
-        sentences = explain.request(Translated(read.mesh, choices), choices, by, url, method)
+        sentences = explain.request(Translated(mesh, choices), choices, by, url, method)
     except ValueError as error:
         return _unusable(error)
     print("\n".join(line if line.startswith(" ") else fill(line, WIDTH, subsequent_indent="  ") for line in sentences))

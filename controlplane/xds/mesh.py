@@ -81,11 +81,14 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """An injected pod, as far as it decides what its proxy is told. `upstreams` None: it declares none."""
+    """An injected pod, as far as it decides what its proxy is told. `upstreams` None: it declares none.
+
+    `node` is empty where only metadata was asked for: in a cluster the pod's token says it.
+    """
 
     key: Key
-    uid: str = ""
     upstreams: tuple[str, ...] | None = None
+    node: str = ""
     problems: tuple[Problem, ...] = ()
 
 

@@ -98,3 +98,16 @@ class Object(Struct):
     """Any object, of which only the metadata matters."""
 
     metadata: Metadata
+
+
+class PodSpec(Struct):
+    """Where a pod runs."""
+
+    node_name: str | None = None
+
+
+class Pod(Struct):
+    """A v1 Pod: from the API server its metadata only, from a file with its spec."""
+
+    metadata: Metadata
+    spec: PodSpec | None = None

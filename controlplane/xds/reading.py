@@ -200,20 +200,20 @@ def _endpoint(one: objects.Endpoint, ip: str, port: int) -> Endpoint:
 
 
 def workload(raw: Any) -> Workload | Problem:
-    """A Pod's metadata. Its name may have dots."""
-    found = _convert(raw, objects.Object, "Pod")
+    """A Pod. Its name may have dots."""
+    found = _convert(raw, objects.Pod, "Pod")
     if isinstance(found, Problem):
         return found
     metadata = found.metadata
+    key, where = Key(metadata.namespace, metadata.name), _word(found.spec.node_name if found.spec else None)
     text = (metadata.annotations or {}).get(f"{PREFIX}upstreams")
-    key = Key(metadata.namespace, metadata.name)
     if text is None or not text.strip():
-        return Workload(key, metadata.uid)
+        return Workload(key, None, where)
     names = tuple(sorted({name.strip() for name in text.split(",")}))
     if len(names) > MAX_UPSTREAMS or not all(map(_UPSTREAM.fullmatch, names)):
         message = f"{PREFIX}upstreams: not at most {MAX_UPSTREAMS} names like orders or users.accounts; it is ignored"
-        return Workload(key, metadata.uid, None, (_problem("Pod", metadata, message),))
-    return Workload(key, metadata.uid, names)
+        return Workload(key, None, where, (_problem("Pod", metadata, message),))
+    return Workload(key, names, where)
 
 
 def node(raw: Any) -> Node | Problem:

@@ -34,12 +34,13 @@ class Directory:
 
     def __call__(self, identity: Identity) -> Caller:
         workload = self.mesh.workloads.get(Key(identity.namespace, identity.pod))
+        node = identity.node or (workload.node if workload else "")
         return Caller(
             namespace=identity.namespace,
             pod=identity.pod,
             service_account=identity.service_account,
-            node=identity.node,
-            zone=self.mesh.zones.get(identity.node, ""),
+            node=node,
+            zone=self.mesh.zones.get(node, ""),
             upstreams=(workload.upstreams if workload else None) or (),
         )
 

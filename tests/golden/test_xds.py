@@ -22,9 +22,9 @@ PODS = [("web-1", "namespace"), ("basket-1", "namespace"), ("web-1", "cluster")]
 @pytest.mark.envoy
 @pytest.mark.parametrize(("pod", "scope"), PODS, ids=[f"{pod}-{scope}" for pod, scope in PODS])
 def test_a_proxy_is_told_what_its_golden_file_says_and_envoy_takes_it(tmp_path: Path, pod: str, scope: str) -> None:
-    read = load(EXAMPLE)
-    of = Translated(read.mesh, Choices(scope=Scope(default="cluster" if scope == "cluster" else "namespace")))
-    told = static_form.resources(of, caller(read, Key("shop", pod)))
+    mesh = load(EXAMPLE)
+    of = Translated(mesh, Choices(scope=Scope(default="cluster" if scope == "cluster" else "namespace")))
+    told = static_form.resources(of, caller(mesh, Key("shop", pod)))
     check_golden(f"xds/{pod}-{scope}.json", json.dumps(told, indent=1) + "\n")
     assert static_form.validate(tmp_path, static_form.configuration(told)) == (0, "")
 
