@@ -80,7 +80,7 @@ def _of_absent(field: FieldDescriptor, rules: Any) -> str:
     if field.message_type is not None:
         # Of several that exclude each other, at most the one that is there is required.
         return "is required" if field.containing_oneof is None and _is_required(rules) else ""
-    return "" if field.has_presence else next(_of_scalar(field.default_value, rules, "by default"), "")
+    return "" if field.has_presence else next(_of_scalar(field.default_value, rules, ""), "").removeprefix(": ")
 
 
 def _of_field(value: Any, field: FieldDescriptor, rules: Any, path: str) -> Iterator[str]:
