@@ -64,7 +64,7 @@ def _discovery(options: argparse.Namespace) -> list[Row]:
     if options.rounds:
         plan = replace(plan, changes=options.rounds)
     table = list(storm.rows(storm.measure(plan)))
-    print(render(table, "", ""))
+    print(render(table, "", "go-control-plane"))
     print(f"\n{plan.proxies} streams by TLS, {plan.services} Services, {storm.USED} of them used by each proxy.")
     return table
 

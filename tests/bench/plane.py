@@ -2,14 +2,14 @@
 
 Each namespace holds as many as a proxy uses, less one: that one, `shared/popular`, all proxies use. Commands come by
 standard input and are answered by lines of JSON: `change`, another endpoint of it; `roll`, other ones of all Services,
-one after the other; `stats`.
+one after the other; `stats`; `dump`, all that proxies are told, to DIR/world.json.
 """
 
 import json
 import os
 import resource
 import sys
-from base64 import urlsafe_b64decode
+from base64 import b64encode, urlsafe_b64decode
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from time import monotonic, sleep
@@ -36,7 +36,7 @@ class Plane:
 
     def __init__(self, services: int, used: int, tls: Path) -> None:
         self.names = [(f"s{number % (used - 1)}", f"ns{number // (used - 1)}") for number in range(services - 1)]
-        self.used, self.moves = used, 0
+        self.used, self.moves, self.tls = used, 0, tls
         self.world, self.registry = World(), CollectorRegistry()
         for name, namespace in (*self.names, POPULAR):
             self.world.put("Service", service(name, namespace))
@@ -67,6 +67,29 @@ class Plane:
             "cpu_ms": 1000 * (after["cpu"] - before["cpu"]) / max(pushes, 1),
             "bytes": (after["bytes"] - before["bytes"]) / max(pushes, 1),
         }
+
+    def dump(self) -> dict[str, float]:
+        """For another server of the same: Anys by namespace and type, and what the popular Service changes to."""
+        snapshot = self._next(None, self.world.mesh())
+        namespaces = {namespace for _, namespace in self.names}
+        changes = [self._resource(snapshot, Kind.ENDPOINTS, "shared/popular:80")]
+        self._move(*POPULAR)
+        changes.insert(0, self._resource(snapshot.next(self.world.mesh()), Kind.ENDPOINTS, "shared/popular:80"))
+        told = {namespace: self._told(snapshot, namespace) for namespace in sorted(namespaces)}
+        (self.tls / "world.json").write_text(json.dumps({"Namespaces": told, "Changes": changes}))
+        return {}
+
+    def _told(self, snapshot: Translated, namespace: str) -> dict[str, list[str]]:
+        caller = self._caller(Identity(namespace, "any"))
+        names = {kind: list(snapshot.names(kind, caller)) for kind in (Kind.CLUSTER, Kind.LISTENER)}
+        names[Kind.ENDPOINTS] = names[Kind.CLUSTER]
+        names[Kind.ROUTES] = [name.replace("out_", "http_") for name in names[Kind.LISTENER]]
+        return {kind: [self._resource(snapshot, kind, name) for name in some] for kind, some in names.items()}
+
+    def _resource(self, snapshot: Translated, kind: Kind, name: str) -> str:
+        found = snapshot.get(kind, name)
+        assert found is not None
+        return b64encode(found.body).decode()
 
     def stats(self) -> dict[str, float]:
         """CPU in seconds, memory in MiB."""
@@ -107,7 +130,7 @@ def _review(shown: str, audience: str) -> Mapping[str, Any]:
 
 def _answers(plane: Plane) -> Iterator[dict[str, float]]:
     yield {"port": plane.discovery.port}
-    commands = {"change": plane.change, "roll": plane.roll, "stats": plane.stats}
+    commands = {"change": plane.change, "roll": plane.roll, "dump": plane.dump, "stats": plane.stats}
     for line in sys.stdin:
         yield commands[line.strip()]()
 

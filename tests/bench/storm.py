@@ -4,16 +4,19 @@ A second, smaller crowd meets a tenth of the Services: what a proxy does not use
 the seed's scale, 1,500 Services with 6 upstreams each, and every endpoint of every Service is replaced under it.
 """
 
+import hashlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.apiserver import binaries
 from tests.bench.contestants import CHECKOUT, certify
 from tests.bench.table import Row
 
@@ -32,19 +35,28 @@ class Plan:
 FULL = Plan(proxies=5000, services=5000, changes=10, few=1000, rolled=1500)
 QUICK = Plan(proxies=100, services=100, changes=3, few=50, rolled=60)
 USED, EDGES = 20, 6
+PEER = Path(__file__).parent / "peer"
+
+
+@dataclass(slots=True)
+class Server:
+    """What one server of the whole crowd showed. Times in seconds, CPU in ms, memory in MiB."""
+
+    connect: list[float] = field(default_factory=list)
+    memory: list[float] = field(default_factory=list)
+    stream: list[float] = field(default_factory=list)  # KiB
+    opening: list[float] = field(default_factory=list)  # CPU of each stream until all is told
+    median: list[float] = field(default_factory=list)
+    last: list[float] = field(default_factory=list)
+    push: list[float] = field(default_factory=list)  # CPU of each stream and change
 
 
 @dataclass(slots=True)
 class Figures:
-    """What came out. Times in seconds, CPU in ms, memory in MiB."""
+    """What came out."""
 
-    connect: float = 0
-    memory: float = 0
-    stream: float = 0  # KiB
-    opening: float = 0  # CPU of each stream until all is told
-    median: list[float] = field(default_factory=list)
-    last: list[float] = field(default_factory=list)
-    push: list[float] = field(default_factory=list)
+    ours: Server = field(default_factory=Server)
+    peer: Server = field(default_factory=Server)  # go-control-plane, where there is Go
     push_of_few: list[float] = field(default_factory=list)  # with all Services
     push_in_small: list[float] = field(default_factory=list)  # with a tenth of them
     rolled: dict[str, float] = field(default_factory=dict)
@@ -52,20 +64,21 @@ class Figures:
 
 
 def measure(plan: Plan) -> Figures:
-    """Takes some two minutes in the full plan. Raises RuntimeError if a process ends early."""
+    """Takes some three minutes in the full plan, and one more to build the other server for the first time.
+
+    Raises RuntimeError if a process ends early.
+    """
     figures = Figures()
     with tempfile.TemporaryDirectory() as name:
         tls = Path(name)
         certify(tls)
         with _crowd(plan.proxies, plan.services, USED, tls) as (plane, crowd):
-            before = plane.ask("stats")
-            figures.connect = crowd.read()["seconds"]
-            crowd.ask("quiet")
-            after = plane.ask("stats")
-            figures.memory = after["rss"]
-            figures.stream = (after["rss"] - before["rss"]) * 1024 / plan.proxies
-            figures.opening = 1000 * (after["cpu"] - before["cpu"]) / plan.proxies
-            figures.push = _pushes(plan.proxies, plan.changes, plane, crowd, figures)
+            _observe(plan, plane, crowd, figures.ours)
+            plane.ask("dump")
+        if (peer := built_peer()) is not None:
+            command = [str(peer), str(tls / "world.json"), str(tls)]
+            with _crowd(plan.proxies, plan.services, USED, tls, command) as (plane, crowd):
+                _observe(plan, plane, crowd, figures.peer)
         for services, pushes in (
             (plan.services, figures.push_of_few),
             (max(plan.services // 10, USED + 1), figures.push_in_small),
@@ -73,7 +86,7 @@ def measure(plan: Plan) -> Figures:
             with _crowd(plan.few, services, USED, tls) as (plane, crowd):
                 crowd.read()
                 crowd.ask("quiet")
-                pushes += _pushes(plan.few, plan.changes, plane, crowd)
+                pushes += (push.cpu for push in _pushes(plan.few, plan.changes, plane, crowd))
         with _crowd(plan.rolled, plan.rolled, EDGES, tls) as (plane, crowd):
             crowd.read()
             crowd.ask("quiet")
@@ -84,13 +97,14 @@ def measure(plan: Plan) -> Figures:
 
 def rows(figures: Figures) -> Iterator[Row]:
     """The table's."""
-    yield Row("5,000 proxies connect and are told all, s", "", [figures.connect])
-    yield Row("  CPU of each, ms", "", [figures.opening])
-    yield Row("memory of a stream, KiB", "", [figures.stream], goal=140, aim=138)
-    yield Row("memory in all, MiB", "", [figures.memory], goal=850, aim=750)
-    yield Row("a change at the median proxy, s", "", figures.median)
-    yield Row("a change at the last proxy, s", "", figures.last, goal=1.0, aim=0.5)
-    yield Row("CPU per proxy and push, ms", "", figures.push, goal=0.15, aim=0.10)
+    ours, peer = figures.ours, figures.peer
+    yield Row("all connect and are told all, s", "", ours.connect, peer.connect)
+    yield Row("  CPU of each, ms", "", ours.opening, peer.opening)
+    yield Row("memory of a stream, KiB", "", ours.stream, peer.stream, goal=140, aim=138)
+    yield Row("memory in all, MiB", "", ours.memory, peer.memory, goal=850, aim=750)
+    yield Row("a change at the median proxy, s", "", ours.median, peer.median)
+    yield Row("a change at the last proxy, s", "", ours.last, peer.last, goal=1.0, aim=0.5)
+    yield Row("CPU per proxy and push, ms", "", ours.push, peer.push, goal=0.15, aim=0.10)
     yield Row("  with fewer proxies", "", figures.push_of_few)
     yield Row("  and with a tenth of the Services", "", figures.push_in_small)
     yield Row("every Service rolled: CPU per push, ms", "", [figures.rolled["cpu_ms"]])
@@ -98,16 +112,26 @@ def rows(figures: Figures) -> Iterator[Row]:
     yield Row("  assignments without an endpoint", "", [figures.without], goal=0, aim=0)
 
 
+def built_peer() -> Path | None:
+    """The program of `peer/`, built where its version says; None without Go."""
+    go = binaries.usable_go()
+    if go is None:
+        return None
+    version = hashlib.sha256(b"".join((PEER / name).read_bytes() for name in ("main.go", "go.sum"))).hexdigest()[:10]
+    program = binaries.caches() / f"discovery-peer-{version}"
+    with binaries.only_one(binaries.caches() / ".discovery-peer.lock"):
+        if not program.exists():
+            environment = {**os.environ, "CGO_ENABLED": "0"}
+            subprocess.run([go, "build", "-o", str(program), "."], cwd=PEER, env=environment, check=True)
+    return program
+
+
 class _Process:
     """One that answers lines by lines."""
 
-    def __init__(self, module: str, *arguments: object) -> None:
+    def __init__(self, *command: object) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", f"tests.bench.{module}", *map(str, arguments)],
-            cwd=CHECKOUT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+            list(map(str, command)), cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def ask(self, command: str) -> dict[str, Any]:
@@ -130,30 +154,50 @@ class _Process:
 
 
 @contextmanager
-def _crowd(proxies: int, services: int, used: int, tls: Path) -> Iterator[tuple[_Process, _Process]]:
+def _crowd(
+    proxies: int, services: int, used: int, tls: Path, server: Sequence[str] = ()
+) -> Iterator[tuple[_Process, _Process]]:
+    """The server, ours unless it is said, and proxies that have begun to connect."""
+    python = (sys.executable, "-m")
     with ExitStack() as stack:
-        plane = _Process("plane", services, used, tls)
+        plane = _Process(*(server or (*python, "tests.bench.plane", services, used, tls)))
         stack.callback(plane.end)
         port = plane.read()["port"]
         namespaces = max((services - 1) // (used - 1), 1)
-        crowd = _Process("crowd", proxies, namespaces, port, tls / "ca.crt")
+        crowd = _Process(*python, "tests.bench.crowd", proxies, namespaces, port, tls / "ca.crt")
         stack.callback(crowd.end)
         yield plane, crowd
 
 
-def _pushes(
-    proxies: int, changes: int, plane: _Process, crowd: _Process, figures: Figures | None = None
-) -> list[float]:
-    """The server's CPU, in ms, for each proxy, of each of so many changes that concern all."""
-    found = []
+def _observe(plan: Plan, plane: _Process, crowd: _Process, server: Server) -> None:
+    before = plane.ask("stats")
+    server.connect.append(crowd.read()["seconds"])
+    crowd.ask("quiet")
+    after = plane.ask("stats")
+    server.memory.append(after["rss"])
+    server.stream.append((after["rss"] - before["rss"]) * 1024 / plan.proxies)
+    server.opening.append(1000 * (after["cpu"] - before["cpu"]) / plan.proxies)
+    for push in _pushes(plan.proxies, plan.changes, plane, crowd):
+        server.median.append(push.median)
+        server.last.append(push.last)
+        server.push.append(push.cpu)
+
+
+@dataclass(frozen=True, slots=True)
+class _Push:
+    """Of one change that concerns all: when it was at the median and the last proxy, and the CPU for each, in ms."""
+
+    median: float
+    last: float
+    cpu: float
+
+
+def _pushes(proxies: int, changes: int, plane: _Process, crowd: _Process) -> Iterator[_Push]:
     for _ in range(changes):
         crowd.ask("mark")
         before = plane.ask("stats")["cpu"]
         start = plane.ask("change")["at"]
         heard = crowd.ask("next")
         crowd.ask("quiet")
-        found.append(1000 * (plane.ask("stats")["cpu"] - before) / proxies)
-        if figures is not None:
-            figures.median.append(heard["median"] - start)
-            figures.last.append(heard["last"] - start)
-    return found
+        cpu = 1000 * (plane.ask("stats")["cpu"] - before) / proxies
+        yield _Push(heard["median"] - start, heard["last"] - start, cpu)

@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 
-from tests.bench import hops
+from tests.bench import hops, storm
 from tests.bench.bodies import KB, SERIALS, Bodies
 from tests.bench.measure import QUICK, Figure, measure
 from tests.bench.table import render, rows
@@ -35,3 +35,9 @@ def test_what_sidecars_cost_is_measured_on_traffic_that_flows() -> None:
     figures = hops.measure(hops.QUICK)
     assert figures.steady_errors == 0
     assert "what two hops add" in render(list(hops.rows(figures)), "path", "floor")
+
+
+def test_a_crowd_of_proxies_is_told_of_every_change_and_never_left_without_endpoints() -> None:
+    figures = storm.measure(storm.QUICK)
+    assert figures.without == 0
+    assert "a change at the last proxy" in render(list(storm.rows(figures)), "", "go-control-plane")
