@@ -81,8 +81,8 @@ def _cluster(source: Json) -> bytes:
     """With a field of Envoy 1.40's that the messages at hand do not know: `budget_interval`, a Duration, the third of
     RetryBudget. What a message does not know, it keeps as it came."""
     known = copy.deepcopy(source)
-    limits = known["circuit_breakers"]["thresholds"]
-    intervals = [one["retry_budget"].pop("budget_interval", None) for one in limits]
+    limits = known.get("circuit_breakers", {}).get("thresholds", [])
+    intervals = [one.get("retry_budget", {}).pop("budget_interval", None) for one in limits]
     message: Any = _parsed(Kind.CLUSTER, known)
     for limit, interval in zip(message.circuit_breakers.thresholds, intervals, strict=True):
         if interval is not None:

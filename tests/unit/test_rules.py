@@ -80,6 +80,11 @@ def test_json_that_is_no_such_message_is_refused(source: Json) -> None:
         encode(Kind.CLUSTER, {"name": "a", "circuit_breakers": {"thresholds": []}, **source})
 
 
+@pytest.mark.parametrize("limits", [{}, {"circuit_breakers": {}}, {"circuit_breakers": {"thresholds": [{}]}}])
+def test_a_cluster_needs_no_limits(limits: Json) -> None:
+    assert encode(Kind.CLUSTER, {"name": "a", **limits})
+
+
 def test_a_route_with_one_bad_host_is_refused() -> None:
     with pytest.raises(InvalidResource, match="domains"):
         encode(Kind.ROUTES, {"name": "a", "virtual_hosts": [HOST, {"name": "b"}]})
