@@ -46,6 +46,7 @@ class Counts:
             f"{PREFIX}_watch_failures", "Lists and watches that failed, by kind.", ["kind", "reason"], registry=registry
         )
         self.problems = gauge("problems", "What is wrong with objects: see their Events.")
+        self.invalid = gauge("invalid_resources", "What Envoy's rules forbid: the last good ones are told instead.")
         self.held_back = gauge("removal_held_back", "1 while an operator's word is waited for.")
         self.refusals = gauge("removals_refused", "How often more than half would have gone at once.")
         self._silence = gauge("watch_silence_seconds", "Since a kind was heard of, if only that it is quiet.", "kind")
@@ -88,6 +89,7 @@ class Proxies:
         self.feed = Feed(self._take)
         self._counts = Counts(registry)
         self._counts.follow(self.feed)
+        self._counts.invalid.set_function(lambda: len(self._worlds.rejected))
         self._source = source(self)
 
     def start(self) -> None:

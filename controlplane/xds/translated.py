@@ -89,7 +89,7 @@ class Translated:
         made = self._made.get((kind, name))
         if made is not None and made[0] == recipe.of:
             return made[1]
-        resource = self._make(kind, name, recipe.make(), made[1] if made else None)
+        resource = self._make(kind, name, recipe, made[1] if made else None)
         if resource is not None:
             self._made[kind, name] = (recipe.of, resource)
         return resource
@@ -126,14 +126,18 @@ class Translated:
             return None, None
         return translate.of_view(kind, port, view, self.services(view), self._choices), token
 
-    def _make(self, kind: Kind, name: str, source: Json, last: Resource | None) -> Resource | None:
-        version = _version(source)
-        if last is not None and last.version == version:
-            return last
+    def _make(self, kind: Kind, name: str, recipe: Recipe, last: Resource | None) -> Resource | None:
         try:
+            source = recipe.make()
+            version = _version(source)
+            if last is not None and last.version == version:
+                return last
             resource = Resource(name, version, messages.encode(kind, source))
         except InvalidResource as problem:
             self.rejected[kind, name] = str(problem)
+            return last
+        except Exception as bug:  # a bug of ours in one resource must not end streams that have thousands
+            self.rejected[kind, name] = repr(bug)
             return last
         self.rejected.pop((kind, name), None)
         return resource

@@ -1,11 +1,11 @@
 """Each Mesh, as the server takes it over: the next snapshot, and who is who in it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from controlplane.xds.mesh import Key, Mesh
-from controlplane.xds.snapshot import Caller, Snapshot
+from controlplane.xds.snapshot import Caller, Kind, Snapshot
 from controlplane.xds.translate import Choices
 from controlplane.xds.translated import Translated
 
@@ -54,6 +54,7 @@ class Worlds:
     def __init__(self, publish: Callable[[Make], None], choices: Choices) -> None:
         self._publish, self._choices = publish, choices
         self._directory = Directory(Mesh())
+        self.rejected: Mapping[tuple[Kind, str], str] = {}  # what Envoy's own rules forbid: its last good one stays
 
     def take(self, mesh: Mesh) -> None:
         """There is another Mesh."""
@@ -61,6 +62,7 @@ class Worlds:
 
     def _next(self, former: Snapshot | None, mesh: Mesh) -> tuple[Snapshot, Directory]:
         snapshot = former.next(mesh) if isinstance(former, Translated) else Translated(mesh, self._choices)
+        self.rejected = snapshot.rejected
         known = self._directory.mesh
         if (mesh.workloads, mesh.zones) != (known.workloads, known.zones):
             self._directory = Directory(mesh)

@@ -1,10 +1,12 @@
 """A pod of a lab whose proxy is told of Services: the real control plane beside it, in its network, with manifests."""
 
+import http.client
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,7 +136,11 @@ def until_told(pod: Pod, listener: str) -> None:
 
 
 def admin(pod: Pod, path: str) -> str:
-    """A page of the proxy's admin interface."""
-    socket = pod.folder / "volumes" / "envoy-sidecar-run" / "admin.sock"
-    command = ["curl", "--silent", "--unix-socket", str(socket), f"http://admin{path}"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    """A page of the proxy's admin interface, or nothing while it has none."""
+    with closing(http.client.HTTPConnection("admin", timeout=10)) as client, suppress(OSError):
+        client.sock = socket.socket(socket.AF_UNIX)
+        client.sock.connect(str(pod.folder / "volumes" / "envoy-sidecar-run" / "admin.sock"))
+        client.request("GET", path)
+        with client.getresponse() as response:
+            return response.read().decode()
+    return ""

@@ -10,7 +10,7 @@ from controlplane.extensions import Json
 from controlplane.headers import LOAD_REPORT, UNPROCESSED
 from controlplane.xds.scope import Scope
 from controlplane.xds.snapshot import Caller, Kind
-from controlplane.xds.translate import Choices
+from controlplane.xds.translate import Choices, Recipe
 from controlplane.xds.translated import Translated
 from tests.cluster import WEB, endpoint, node, service, slice_of, terminating, translated
 from tests.static_form import routes_of
@@ -411,8 +411,20 @@ def test_there_is_nothing_under_any_other_name(kind: Kind, name: str) -> None:
     assert with_routes(translated(service())).get(kind, name) is None
 
 
-def test_what_envoy_would_refuse_is_never_handed_out() -> None:
+def test_what_envoy_would_refuse_is_never_handed_out_and_the_last_good_one_stays() -> None:
     of = translated(service())
+    good = of.get(Kind.CLUSTER, "shop/orders:80")
     broken: Any = {**(of.source(Kind.CLUSTER, "shop/orders:80") or {}), "connect_timeout": "-1s"}
-    assert of._make(Kind.CLUSTER, "shop/orders:80", broken, None) is None
-    assert "connect_timeout" in of.rejected[Kind.CLUSTER, "shop/orders:80"]
+    for last in (None, good):
+        assert of._make(Kind.CLUSTER, "shop/orders:80", Recipe((), lambda: broken), last) is last
+        assert "connect_timeout" in of.rejected[Kind.CLUSTER, "shop/orders:80"]
+
+
+def test_a_bug_in_one_resource_ends_nothing_else() -> None:
+    of = translated(service())
+
+    def bug() -> Json:
+        raise KeyError("never thought of")
+
+    assert of._make(Kind.CLUSTER, "shop/orders:80", Recipe((), bug), None) is None
+    assert "never thought of" in of.rejected[Kind.CLUSTER, "shop/orders:80"]
