@@ -37,6 +37,7 @@ class Plane:
     def __init__(self, services: int, used: int, tls: Path) -> None:
         self.names = [(f"s{number % (used - 1)}", f"ns{number // (used - 1)}") for number in range(services - 1)]
         self.used, self.moves, self.tls = used, 0, tls
+        self.callers = self._caller  # one object: nobody becomes another
         self.world, self.registry = World(), CollectorRegistry()
         for name, namespace in (*self.names, POPULAR):
             self.world.put("Service", service(name, namespace))
@@ -113,7 +114,7 @@ class Plane:
 
     def _publish(self) -> None:
         mesh = self.world.mesh()
-        self.discovery.publish(lambda former: (self._next(former, mesh), self._caller))
+        self.discovery.publish(lambda former: (self._next(former, mesh), self.callers))
 
     def _next(self, former: Any, mesh: Any) -> Translated:
         return former.next(mesh) if isinstance(former, Translated) else Translated(mesh, Choices())
