@@ -87,6 +87,7 @@ class Proxies:
         self._discovery = Discovery(place, Metrics(registry))
         self._worlds, self._report = Worlds(self._discovery.publish, choices), report
         self.feed = Feed(self._take)
+        self._holding = ""
         self._counts = Counts(registry)
         self._counts.follow(self.feed)
         self._counts.invalid.set_function(lambda: len(self._worlds.rejected))
@@ -140,10 +141,10 @@ class Proxies:
         _LOG.warning("manifests not read", extra={"facts": {"problem": str(error)[:300]}})
 
     def _take(self, mesh: Mesh) -> None:
-        if self.feed.holding:
-            _LOG.error(
-                "removal held back", extra={"facts": {"missing": self.feed.holding, "release": "see operations.md"}}
-            )
+        former, self._holding = self._holding, self.feed.holding
+        if self._holding and self._holding != former:
+            facts = {"missing": self._holding, "if meant": "POST /debug/release, see docs/traffic.md"}
+            _LOG.error("removal held back", extra={"facts": facts})
         self._worlds.take(mesh)
         self._counts.problems.set(len(explain.problems(mesh)))
         self._report(mesh)
