@@ -87,7 +87,7 @@ class Proxies:
         self._discovery = Discovery(place, Metrics(registry))
         self._worlds, self._report = Worlds(self._discovery.publish, choices), report
         self.feed = Feed(self._take)
-        self._holding = ""
+        self._holding, self._looked_at = "", Mesh()
         self._counts = Counts(registry)
         self._counts.follow(self.feed)
         self._counts.invalid.set_function(lambda: len(self._worlds.rejected))
@@ -146,8 +146,11 @@ class Proxies:
             facts = {"missing": self._holding, "if meant": "POST /debug/release, see docs/traffic.md"}
             _LOG.error("removal held back", extra={"facts": facts})
         self._worlds.take(mesh)
-        self._counts.problems.set(len(explain.problems(mesh)))
-        self._report(mesh)
+        # Endpoints, which change most, have none of their own.
+        if mesh.services is not self._looked_at.services or mesh.problems is not self._looked_at.problems:
+            self._looked_at = mesh
+            self._counts.problems.set(len(explain.problems(mesh)))
+            self._report(mesh)
 
 
 def of_cluster(kube: Kube, place: Place, choices: Choices, registry: CollectorRegistry) -> Proxies:
