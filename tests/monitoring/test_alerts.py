@@ -18,6 +18,7 @@ HOURS_OF_SAMPLES = 4
 N = HOURS_OF_SAMPLES * 60  # samples, one a minute
 
 WEBHOOK, CERTS, CONTROLPLANE = "envoy_sidecar_webhook", "envoy_sidecar_certs", "envoy_sidecar_controlplane"
+XDS = f"{CONTROLPLANE}_xds"
 ADMISSIONS, DURATIONS = f"{WEBHOOK}_admissions_total", f"{WEBHOOK}_admission_duration_seconds_bucket"
 API_SERVER = "apiserver_admission_webhook"
 INJECT = 'name="inject.envoy-sidecar.io",type="admit"'
@@ -241,6 +242,29 @@ CASES = {
     ),
     "a namespace refuses its bootstrap": differing(
         30, {f'{CONTROLPLANE}_publication_refusals_total{{instance="e"}}': growing(1)}, "BootstrapRefused"
+    ),
+    "proxies do not take a resource": differing(
+        30, {f'{XDS}_rejected_resources{{instance="e",type="cluster"}}': always(1)}, "ConfigurationRejected"
+    ),
+    "proxies took it when it had changed": differing(
+        30, {f'{XDS}_rejected_resources{{instance="e",type="cluster"}}': f"1x8 0x{N}"}
+    ),
+    "proxies are refused": differing(
+        45, {f'{XDS}_refusals_total{{instance="e",reason="expired"}}': growing(2)}, "ProxiesRefused"
+    ),
+    "a pod that is gone was refused": differing(
+        45, {f'{XDS}_refusals_total{{instance="e",reason="invalid"}}': once(10)}
+    ),
+    "the API server cannot be asked whose tokens they are": differing(
+        45, {f'{XDS}_refusals_total{{instance="e",reason="unavailable"}}': growing(20)}
+    ),
+    "a world is not taken over": differing(
+        30, {f'{XDS}_snapshot_failures_total{{instance="e"}}': growing(1)}, "WorldNotTakenOver"
+    ),
+    "the control plane's renewed certificate cannot be served": differing(
+        30,
+        {f'{XDS}_certificate_last_reload_successful{{instance="e"}}': always(0)},
+        "DiscoveryCertificateReloadFailing",
     ),
 }
 

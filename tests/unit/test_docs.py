@@ -201,7 +201,7 @@ def test_a_metric_that_is_named_exists() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_a_log_line_that_is_named_exists(page: Path) -> None:
-    code = "".join(file.read_text() for process in PROCESSES for file in (ROOT / process).glob("*.py"))
+    code = "".join(file.read_text() for process in PROCESSES for file in (ROOT / process).rglob("*.py"))
     text = page.read_text()
     named = re.findall(r"log lines? `([^`]+)`", " ".join(text.split()))
     for table in re.findall(r"^\| log line \|.*\n((?:\|.*\n)+)", text, re.MULTILINE):
