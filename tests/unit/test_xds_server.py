@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc
 import pytest
@@ -200,6 +200,36 @@ def test_a_proxy_that_never_answers_gets_one_response_of_each_type() -> None:
             await proxy.ask(CDS)
             await proxy.until(CDS, {"a": "1"})
             assert len(proxy.responses) == 2
+
+    run(story)
+
+
+def test_what_thousands_of_callers_meet_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def story() -> None:
+        async with running(world()) as here, channel(here.port) as bad:
+            for _ in range(20):
+                stream = call(bad)
+                await stream.write(b"\xff")
+                assert await refusal(stream) is grpc.StatusCode.INVALID_ARGUMENT
+            assert here.counted("stream_ends_total", reason="malformed") == 20
+
+    run(story)
+    assert [record.getMessage() for record in caplog.records if record.name == "controlplane.xds"] == ["ended"]
+
+
+def test_hundreds_of_streams_of_one_pod_take_the_place_of_three() -> None:
+    async def story() -> None:
+        async with running(world("a=1", "a=1")) as here, connected(here.port, "web-1.shop") as good:
+            await good.ask(CDS)
+            await good.until(CDS, {"a": "1"})
+            async with AsyncExitStack() as stack:
+                for _ in range(300):
+                    proxy = await stack.enter_async_context(connected(here.port, "web-0.shop"))
+                    await proxy.ask(EDS, "a")
+                await here.until("stream_ends_total", 300 - serving.STREAMS_PER_POD, reason="replaced")
+                assert here.counted("streams") == 1 + serving.STREAMS_PER_POD
+                here.adopt(world("a=2", "a=2"))
+                await good.until(CDS, {"a": "2"})
 
     run(story)
 
