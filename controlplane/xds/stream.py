@@ -63,7 +63,10 @@ class Conversation:
 
     def respond(self, now: float) -> Response | None:
         """What the proxy is to be told next, if anything. To be asked again until it is None."""
-        if not any(topic.waits or topic.leaving for topic in self.topics.values()):
+        for topic in self.topics.values():
+            if topic.waits or topic.leaving:
+                break
+        else:
             self.alarm = None
             return None
         self._lose_patience(now)

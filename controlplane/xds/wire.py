@@ -5,7 +5,9 @@ A resource is serialised once, where it is made; a response to any number of pro
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import lru_cache
+from types import MappingProxyType
+from typing import NamedTuple
 
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
 from google.protobuf.message import DecodeError
@@ -19,8 +21,7 @@ class MalformedError(ValueError):
     """Bytes that are no DeltaDiscoveryRequest."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):  # as Response: made in a third of a frozen dataclass's time, and once for each message
     """What a proxy says of one type. `kind` is None for a type that we do not serve.
 
     `versions` are what it has from an earlier stream. `nonce` names the response that it answers, and `error` is why
@@ -30,15 +31,14 @@ class Request:
     kind: Kind | None
     subscribe: Sequence[str] = ()
     unsubscribe: Sequence[str] = ()
-    versions: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = MappingProxyType({})
     nonce: str = ""
     error: str | None = None
     node: str = ""
     type_url: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """What a proxy is told of one type: these are so, and those are gone, or never were."""
 
     kind: Kind
@@ -67,19 +67,17 @@ def decode(data: bytes) -> Request:
 
 def encode(response: Response) -> bytes:
     """A DeltaDiscoveryResponse."""
-    return b"".join(
-        (
-            *(_field(2, frame(resource)) for resource in response.resources),
-            _TYPES[response.kind],
-            _field(5, response.nonce.encode()),
-            *(_field(6, name.encode()) for name in response.removed),
-        )
-    )
+    parts = [_frame(resource) for resource in response.resources]
+    parts += (_TYPES[response.kind], _field(5, response.nonce.encode()))
+    parts += (_field(6, name.encode()) for name in response.removed)
+    return b"".join(parts)
 
 
-def frame(resource: Resource) -> bytes:
-    """The message `Resource` of the protocol."""
-    return b"".join((_field(1, resource.version.encode()), _field(2, resource.body), _field(3, resource.name.encode())))
+@lru_cache(maxsize=512)  # thousands of proxies are told the same at the same moment
+def _frame(resource: Resource) -> bytes:
+    """The field that holds a message `Resource` of the protocol."""
+    fields = _field(1, resource.version.encode()), _field(2, resource.body), _field(3, resource.name.encode())
+    return _field(2, b"".join(fields))
 
 
 def size(resource: Resource) -> int:

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ class Plan:
 FULL = Plan(proxies=5000, services=5000, changes=10, few=1000, rolled=1500)
 QUICK = Plan(proxies=100, services=100, changes=3, few=50, rolled=60)
 USED, EDGES = 20, 6
+SETTLING = 0.2  # seconds in which the last answers arrive; a second of doing nothing costs as much as some pushes
 PEER = Path(__file__).parent / "peer"
 
 
@@ -198,6 +200,7 @@ def _pushes(proxies: int, changes: int, plane: _Process, crowd: _Process) -> Ite
         before = plane.ask("stats")["cpu"]
         start = plane.ask("change")["at"]
         heard = crowd.ask("next")
-        crowd.ask("quiet")
+        time.sleep(SETTLING)
         cpu = 1000 * (plane.ask("stats")["cpu"] - before) / proxies
+        crowd.ask("quiet")
         yield _Push(heard["median"] - start, heard["last"] - start, cpu)
