@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +55,13 @@ class Running:
     def counted(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(f"{PREFIX}_{name}", labels) or 0
 
-    def status(self, shown: str | None, node: str = "web-0.shop") -> Any:
-        """What becomes of a stream that shows that token."""
+    def status(self, shown: str | None, node: str = "") -> Any:
+        """What becomes of a stream that shows that token, and of who then says that it is that node."""
 
         async def story() -> Any:
             async with channel(self.discovery.port, self.ca) as connection:
                 stream = call(connection, shown)
-                with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):  # it may be over before
+                if node:
                     await Proxy(stream, node).ask(CDS)
                 return await refusal(stream)
 
