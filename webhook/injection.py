@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
-from webhook import patch, policy, probes, sidecar
+from webhook import patch, policy, probes, repair, sidecar
 from webhook import pod as pods
 from webhook.annotations import Annotation
 from webhook.choices import Choices
@@ -159,7 +159,7 @@ def _operations(
     annotations = metadata.get("annotations")
     wanted: dict[str, str | None] = {**parts.annotations, pods.PROBES_ANNOTATION: kept}
     settle = partial(
-        sidecar.settle,
+        repair.settle,
         same_settings=(annotations or {}).get(pods.SETTINGS_ANNOTATION) == wanted[pods.SETTINGS_ANNOTATION],
     )
     if pods.DEFAULT_CONTAINER_ANNOTATION not in (annotations or {}):

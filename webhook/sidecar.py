@@ -67,39 +67,6 @@ def render(choices: Choices, service: str, settings: Settings, probes: Plan = NO
     )
 
 
-def settle(wanted: Document, present: Document, *, same_settings: bool) -> Document:
-    """`wanted`, with what the API server's plugins made of it when it came by before as `present`.
-
-    They do not come again after a repair: AlwaysPullImages sets `imagePullPolicy`, and refuses a pod on which it is
-    set back; LimitRanger fills in resources that we do not name. Nothing else of `present` is taken over, and no
-    resources of a part that was made under other settings.
-    """
-    settled = dict(wanted)
-    if "imagePullPolicy" in wanted and present.get("imagePullPolicy") == "Always":
-        settled["imagePullPolicy"] = "Always"
-    former = present.get("resources")
-    if same_settings and "resources" in wanted and isinstance(former, Mapping):
-        settled["resources"] = _present(
-            {kind: {**_limit_ranger(former.get(kind)), **wanted["resources"].get(kind, {})} for kind in _KINDS}
-        )
-    return settled
-
-
-_KINDS = ("requests", "limits")
-
-
-def _limit_ranger(amounts: object) -> Document:
-    """Of these amounts, what a LimitRange may set."""
-    if not isinstance(amounts, Mapping):
-        return {}
-    return {name: amounts[name] for name in ("cpu", "memory", "ephemeral-storage") if name in amounts}
-
-
-def _present(kinds: Document) -> Document:
-    """Without empty maps, which the API server leaves out."""
-    return {kind: amounts for kind, amounts in kinds.items() if amounts}
-
-
 # What is the same in every pod
 
 
@@ -307,6 +274,11 @@ def _security(*, user: int, group: int, add: tuple[str, ...]) -> Document:
         "capabilities": {"drop": ["ALL"], **({"add": list(add)} if add else {})},
         "seccompProfile": {"type": "RuntimeDefault"},
     }
+
+
+def _present(kinds: Document) -> Document:
+    """Without empty maps, which the API server leaves out."""
+    return {kind: amounts for kind, amounts in kinds.items() if amounts}
 
 
 def _resources(
