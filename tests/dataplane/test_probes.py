@@ -18,6 +18,7 @@ from tests.dataplane import health
 from tests.dataplane.container import CHECKOUT
 from tests.dataplane.exchange import exchange, request
 from tests.dataplane.lab import Lab, Pod, lab, manifest
+from tests.dataplane.wire import listening
 from webhook.pod import SIDECAR
 
 pytestmark = [pytest.mark.dataplane, pytest.mark.envoy]
@@ -122,11 +123,6 @@ class Healthy(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
-
-
-def listening(pod: Pod, port: int) -> socket.socket:
-    """A socket on which connections are established, and nobody says anything."""
-    return pod.call(lambda: socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True))
 
 
 def tls(folder: Path) -> ssl.SSLContext:

@@ -1,11 +1,13 @@
 """A connection of which a test holds both ends: the client's in one pod, the server's in another."""
 
+import errno
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
+from tests.apiserver.processes import eventually
 from tests.dataplane.lab import Pod
 from tests.dataplane.network import Family
 
@@ -37,7 +39,17 @@ def wire(client: Pod, server: Pod, *, family: Family = "ipv4", port: int = 8080)
 
 def listening(pod: Pod, port: int) -> socket.socket:
     """A socket of the pod's application that accepts connections of both families."""
-    return pod.call(lambda: socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True))
+    return pod.call(lambda: eventually(lambda: _listener(port), f"port {port} is free"))
+
+
+def _listener(port: int) -> socket.socket | None:
+    """None while the port is taken: a process that is between fork and exec still holds the last test's socket."""
+    try:
+        return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        return None
 
 
 def dial(pod: Pod, address: str, port: int) -> socket.socket:
