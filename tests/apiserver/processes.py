@@ -1,11 +1,9 @@
 """Child processes of a test session, and waiting for them. Each is stopped by its pid, in every way
 that a session can end."""
 
-import ctypes
-import signal
+import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +13,6 @@ from typing import TypeVar
 T = TypeVar("T")
 POLL_SECONDS = 0.02
 GRACE_SECONDS = 10
-PR_SET_PDEATHSIG = 1
 
 
 class NotReadyError(AssertionError):
@@ -28,13 +25,7 @@ def running(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Runs a program with its output in `log`; ends it with SIGTERM if `patient`, and else with SIGKILL."""
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=cwd,
-            preexec_fn=die_with_parent,
-        )
+        process = subprocess.Popen(dying_with_parent(command), stdout=output, stderr=subprocess.STDOUT, cwd=cwd)
     try:
         yield process
     finally:
@@ -53,13 +44,13 @@ def stop(process: subprocess.Popen[bytes]) -> int:
         return process.wait()
 
 
-def die_with_parent() -> None:
-    """Runs in the child before exec: a killed test session runs no finaliser, so the kernel does it.
+def dying_with_parent(command: Sequence[str]) -> list[str]:
+    """`command`, ended by the kernel with the thread that starts it: a killed test session runs no finaliser.
 
-    SIGKILL, because kube-apiserver waits for ever in its shutdown when etcd ends first.
+    SIGKILL, because kube-apiserver waits for ever in its shutdown when etcd ends first. A program in front, because
+    Python forks for a `preexec_fn`, and gRPC's threads do not survive a fork of this process.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    return ["setpriv", "--pdeathsig=KILL", *command] if shutil.which("setpriv") else [*command]
 
 
 def eventually(ask: Callable[[], T | None], what: str, seconds: float = 30) -> T:

@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Any
 
-from tests.apiserver.processes import NotReadyError, die_with_parent, eventually, tail
+from tests.apiserver.processes import NotReadyError, dying_with_parent, eventually, tail
 from tests.dataplane import health
 from tests.dataplane.container import Sandbox, command_line
 from tests.dataplane.netns import NetNs
@@ -37,6 +37,7 @@ class Container:
     restarts: bool = False
     process: subprocess.Popen[bytes] | None = None
     exits: list[int] = field(default_factory=list)
+    _starting: Lock = field(default_factory=Lock)  # nobody ends what another thread is about to replace
     _stopping: Event = field(default_factory=Event)
     _started: Event = field(default_factory=Event)
     _ended: Event = field(default_factory=Event)
@@ -65,18 +66,20 @@ class Container:
 
     def terminate(self, seconds: float) -> None:
         """SIGTERM, and SIGKILL after that time."""
-        self._stopping.set()
         self.tell(self.name, "SIGTERM")
-        if self.process:
-            self.process.terminate()
+        with self._starting:
+            self._stopping.set()
+            if self.process:
+                self.process.terminate()
         if self.wait(seconds) is None:
             self.tell(self.name, "SIGKILL")
             self.kill()
 
     def kill(self) -> None:
-        self._stopping.set()
-        if self.process:
-            self.process.kill()
+        with self._starting:
+            self._stopping.set()
+            if self.process:
+                self.process.kill()
         self._ended.wait()
 
     def execute(self, command: Iterable[str]) -> subprocess.CompletedProcess[str]:
@@ -88,19 +91,24 @@ class Container:
         return subprocess.run([*inside, *command], text=True, capture_output=True, check=False)
 
     def _supervise(self) -> None:
-        while True:
-            command, env = command_line(self.spec, self.sandbox)
-            with self.log.open("ab") as log:
-                self.process = subprocess.Popen(
-                    command, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent
-                )
+        while (process := self._run()) is not None:
             self.tell(self.name, "started")
             self._started.set()
-            self.exits.append(self.process.wait())
+            self.exits.append(process.wait())
             self.tell(self.name, "ended")
-            if self._stopping.is_set() or not self.restarts:
-                self._ended.set()
-                return
+            if not self.restarts:
+                break
+        self._ended.set()
+
+    def _run(self) -> subprocess.Popen[bytes] | None:
+        """The container's process, once more; None if it is to end."""
+        command, env = command_line(self.spec, self.sandbox)
+        whole = dying_with_parent(command)
+        with self._starting, self.log.open("ab") as log:
+            if self._stopping.is_set():
+                return None
+            self.process = subprocess.Popen(whole, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            return self.process
 
 
 class Kubelet:
