@@ -6,13 +6,14 @@ nothing but the standard library, and knows nothing of Kubernetes beyond that ob
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from controlplane import access_log, clusters, explicit, listeners, probes, tracing
 from controlplane.access_log import AccessLog
+from controlplane.bounds import Between
 from controlplane.extensions import Json, extension
 from controlplane.ports import PORTS, Ports
 from controlplane.tracing import Tracing
@@ -30,17 +31,6 @@ __all__ = [
     "overlay",
     "render",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Between:
-    """A number's bounds, both included. Pydantic, which reads the settings file, enforces them."""
-
-    least: int
-    most: int
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Json]) -> Json:
-        return {**handler(source), "ge": self.least, "le": self.most}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

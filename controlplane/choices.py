@@ -1,22 +1,11 @@
 """The settings file's `controlplane:` section: what proxies are told. The webhook reads it as well, to check it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from controlplane.extensions import Json
+from controlplane.bounds import Matching
 
 _LABEL = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
-
-
-@dataclass(frozen=True, slots=True)
-class Matching:
-    """Text of that pattern. Pydantic, which reads the settings file, enforces it."""
-
-    pattern: str
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Json]) -> Json:
-        return {**handler(source), "pattern": rf"^{self.pattern}$"}
 
 
 ServiceName = Annotated[str, Matching(rf"{_LABEL}(\.{_LABEL})?")]

@@ -3,37 +3,14 @@
 Then Envoy continues a caller's W3C trace context, or begins one; without a collector it leaves all of them alone.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
+from controlplane.bounds import Between, HostPort
 from controlplane.extensions import Json, config, extension
 
 CLUSTER = "tracing"
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-
-
-@dataclass(frozen=True, slots=True)
-class HostPort:
-    """`host:port`, or nothing. Pydantic, which reads the settings file, enforces it."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Json]) -> Json:
-        name = r"[A-Za-z0-9]([-A-Za-z0-9.]{0,251}[A-Za-z0-9])?"
-        return {**handler(source), "pattern": rf"^({name}:[1-9][0-9]{{0,4}})?$"}
-
-
-Collector = Annotated[str, HostPort()]
-
-
-@dataclass(frozen=True, slots=True)
-class Percent:
-    """A number from 0 to 100."""
-
-    least: int = 0
-    most: int = 100
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Json]) -> Json:
-        return {**handler(source), "ge": self.least, "le": self.most}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +18,9 @@ class Tracing:
     """The settings' `bootstrap.tracing`."""
 
     # Where spans go: `otel-collector.observability:4317`. OTLP over gRPC, without TLS.
-    collector: Collector = ""
+    collector: HostPort = ""
     # How many of the requests that come without a trace context begin a trace.
-    percent: Annotated[float, Percent()] = 1.0
+    percent: Annotated[float, Between(0, 100)] = 1.0
 
 
 def manager_options(tracing: Tracing) -> Json:

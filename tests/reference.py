@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic.alias_generators import to_camel
 
-from controlplane import access_log, choices, tracing
+from controlplane import access_log, bounds, choices, tracing
 from controlplane.xds import policies
 from controlplane.xds.values import show_duration
 from tests.dataplane.limits import LIMITS
@@ -96,7 +96,7 @@ _KINDS: tuple[tuple[object, str], ...] = (
     (settings.Ports, "a list of ports and ranges"),
     (settings.Cidrs, "a list of networks"),
     (settings.Services, "a list of Services"),
-    (tracing.Collector, "`host:port`"),
+    (bounds.HostPort, "`host:port`"),
     (choices.Domain, "a domain"),
     (settings.Allowed, "a mapping"),
     (tuple[str, ...], "a list"),
