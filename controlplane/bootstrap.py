@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Annotated, Literal
 
-from controlplane import access_log, clusters, explicit, listeners, probes, tracing
+from controlplane import access_log, clusters, discovery, explicit, listeners, probes, tracing
 from controlplane.access_log import AccessLog
-from controlplane.bounds import Between
+from controlplane.bounds import Between, HostPort
 from controlplane.extensions import Json, extension
 from controlplane.ports import PORTS, Ports
 from controlplane.tracing import Tracing
@@ -46,6 +46,9 @@ class Bootstrap:
     # The `Upgrade` tokens that pass besides websocket, SPDY/3.1 and tcp. Envoy answers 403 to any other.
     upgrades: tuple[str, ...] = ()
     tracing: Tracing = field(default_factory=Tracing)
+    # Who tells sidecars where Services are: host and port, and the host is a name that its certificate holds. Without
+    # one, as before it is reached, traffic goes to where the application sends it.
+    control_plane: HostPort = ""
 
 
 NAME_PREFIX = "envoy-sidecar-bootstrap-"
@@ -55,13 +58,17 @@ UPGRADES = ("websocket", "SPDY/3.1", "tcp")  # browsers; kubectl exec and port-f
 def render(bootstrap: Bootstrap) -> dict[str, str]:
     """The ConfigMap's data: a file for nodes with IPv6, and one for nodes without; both again for mode tproxy.
 
-    Without IPv6, a listener on `::` makes Envoy exit; the init container knows, and links the right one.
+    Without IPv6, a listener on `::` makes Envoy exit; the init container knows, and links the right one. With a control
+    plane, two more say how to trust it and how to be trusted.
     """
-    return {
-        f"bootstrap-{families}{suffix}.json": _render(bootstrap, families == "dual", keeps_source)
+    files = {
+        f"bootstrap-{families}{suffix}.json": _document(bootstrap, families == "dual", keeps_source)
         for families in ("dual", "ipv4")
         for suffix, keeps_source in (("", False), ("-tproxy", True))
     }
+    if bootstrap.control_plane:
+        files |= discovery.secrets(discovery.way(bootstrap.control_plane))
+    return {name: json.dumps(content, indent=1) + "\n" for name, content in files.items()}
 
 
 @lru_cache(maxsize=8)
@@ -142,12 +149,9 @@ def _upgrades(bootstrap: Bootstrap) -> tuple[str, ...]:
     return tuple(token for name, token in reversed(tokens.items()) if name != "connect")
 
 
-def _render(bootstrap: Bootstrap, dual: bool, keeps_source: bool) -> str:
-    return json.dumps(_document(bootstrap, dual, keeps_source), indent=1) + "\n"
-
-
 def _document(bootstrap: Bootstrap, dual: bool, keeps_source: bool) -> Json:
     traced = tracing.manager_options(bootstrap.tracing)
+    way = discovery.way(bootstrap.control_plane) if bootstrap.control_plane else None
     return {
         # A socket file in a volume that only the sidecar mounts: the application cannot reach it over loopback.
         "admin": {
@@ -161,8 +165,10 @@ def _document(bootstrap: Bootstrap, dual: bool, keeps_source: bool) -> Json:
             "clusters": [
                 *clusters.static(bootstrap.connect_timeout_seconds),
                 *tracing.clusters(bootstrap.tracing, dual=dual),
+                *([discovery.cluster(way, dual=dual)] if way else []),
             ],
         },
+        **({"dynamic_resources": discovery.dynamic()} if way else {}),
         "stats_config": _STATS,
         "deferred_stat_options": {"enable_deferred_creation_stats": True},
         "layered_runtime": {"layers": [_layer("base", "off")]},

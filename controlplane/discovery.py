@@ -9,25 +9,32 @@ from dataclasses import dataclass
 from controlplane.extensions import Json, config, extension
 
 CLUSTER = "controlplane"
-HOST = "envoy-sidecar-controlplane.envoy-sidecar-system.svc"  # of a headless Service: every replica's address
-TRUST = "/etc/envoy-sidecar-ca"
-TOKEN = "/var/run/secrets/envoy-sidecar"  # noqa: S105  a path
+FILES = "/etc/envoy-sidecar"  # the bootstrap's, and those of `secrets`
+TRUST_CONFIG_MAP = "envoy-sidecar-ca"
+TRUST = "/etc/envoy-sidecar-ca"  # where it is mounted, with `ca.crt`
+AUDIENCE = "envoy-sidecar-controlplane"
+TOKEN = "/var/run/secrets/envoy-sidecar"  # noqa: S105  a path, with `token`
 FETCH_SECONDS = 1  # that a start waits for each of clusters and listeners; traffic passes without them
 
 _HTTP = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-_PATH = "path_config_source"
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
     """Where the control plane is, and the directories of `ca.crt`, of `token`, and of the two files of `secrets`."""
 
-    host: str = HOST
-    port: int = 15012
-    name: str = HOST  # that its certificate holds
+    host: str
+    port: int
+    name: str  # that its certificate holds
     trust: str = TRUST
     token: str = TOKEN
-    files: str = "/etc/envoy-sidecar"
+    files: str = FILES
+
+
+def way(address: str) -> Way:
+    """The one to `host:port`, which in a cluster is a headless Service: every replica's address."""
+    host, _, port = address.rpartition(":")
+    return Way(host, int(port), host)
 
 
 def dynamic() -> Json:
@@ -53,15 +60,17 @@ def dynamic() -> Json:
     }
 
 
-def cluster(way: Way) -> Json:
-    """The static cluster of the control plane's replicas."""
+def cluster(way: Way, *, dual: bool) -> Json:
+    """The static cluster of the control plane's replicas; `dual` also asks for IPv6 addresses."""
     address = {"socket_address": {"address": way.host, "port_value": way.port}}
     return {
         "name": CLUSTER,
         "cluster_type": {
             "name": "envoy.cluster.dns",
             "typed_config": config(
-                "envoy.extensions.clusters.dns.v3.DnsCluster", dns_refresh_rate="5s", dns_lookup_family="ALL"
+                "envoy.extensions.clusters.dns.v3.DnsCluster",
+                dns_refresh_rate="5s",
+                dns_lookup_family="ALL" if dual else "V4_ONLY",
             ),
         },
         "connect_timeout": "1s",
@@ -112,7 +121,7 @@ def _http(way: Way) -> Json:
     credential = extension(
         "envoy.http.injected_credentials.generic",
         "http.injected_credentials.generic.v3.Generic",
-        credential={"name": "token", "sds_config": _file(f"{way.files}/token.json")},
+        credential={"name": "token", "sds_config": _file(way, "token.json", way.token)},
         header="authorization",
         header_value_prefix="Bearer ",
     )
@@ -146,11 +155,13 @@ def _tls(way: Way) -> Json:
                 "default_validation_context": {
                     "match_typed_subject_alt_names": [{"san_type": "DNS", "matcher": {"exact": way.name}}]
                 },
-                "validation_context_sds_secret_config": {"name": "ca", "sds_config": _file(f"{way.files}/ca.json")},
+                "validation_context_sds_secret_config": {"name": "ca", "sds_config": _file(way, "ca.json", way.trust)},
             },
         },
     )
 
 
-def _file(path: str) -> Json:
-    return {_PATH: {"path": path}, "resource_api_version": "V3"}
+def _file(way: Way, name: str, watched: str) -> Json:
+    """A file of `secrets`, read again when the mounted directory changes: what it names may not be there yet."""
+    source = {"path": f"{way.files}/{name}", "watched_directory": {"path": watched}}
+    return {"path_config_source": source, "resource_api_version": "V3"}

@@ -131,11 +131,14 @@ class Envoy:
 
 
 @contextmanager
-def sidecar(port: int, ca: bytes, shown: str | None = None, node: str = NODE) -> Iterator[Envoy]:
-    """An Envoy that trusts this CA, shows that token, and asks a control plane at that port of loopback."""
+def sidecar(port: int, ca: bytes | None, shown: str | None = None, node: str = NODE) -> Iterator[Envoy]:
+    """An Envoy that trusts this CA, shows that token, and asks a control plane at that port of loopback.
+
+    None is a ConfigMap that is not there, and need not be.
+    """
     with tempfile.TemporaryDirectory(prefix="envoy-") as name:  # short: a socket's path has 108 bytes at most
         folder = Path(name)
-        mounted.write(folder / "trust", {"ca.crt": ca})
+        mounted.write(folder / "trust", {} if ca is None else {"ca.crt": ca})
         mounted.write(folder / "token", {"token": (shown or token()).encode()})
         way = discovery.Way("127.0.0.1", port, "localhost", str(folder / "trust"), str(folder / "token"), name)
         for file, content in discovery.secrets(way).items():
@@ -164,7 +167,7 @@ def _bootstrap(way: discovery.Way, folder: Path, node: str) -> Json:
     return {
         "node": {"id": node, "cluster": "web"},
         "admin": {"address": {"pipe": {"path": str(folder / "admin.sock")}}},
-        "static_resources": {"clusters": [discovery.cluster(way)]},
+        "static_resources": {"clusters": [discovery.cluster(way, dual=False)]},
         "dynamic_resources": discovery.dynamic(),
     }
 

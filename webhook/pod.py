@@ -35,7 +35,9 @@ CONTAINERS = (SIDECAR, INIT)
 BOOTSTRAP_VOLUME = "envoy-sidecar-bootstrap"
 RUN_VOLUME = "envoy-sidecar-run"
 NO_TOKEN_VOLUME = "envoy-sidecar-no-token"  # noqa: S105  a name
-VOLUMES = (BOOTSTRAP_VOLUME, RUN_VOLUME, NO_TOKEN_VOLUME)
+CA_VOLUME = "envoy-sidecar-ca"
+TOKEN_VOLUME = "envoy-sidecar-token"  # noqa: S105  a name
+VOLUMES = (BOOTSTRAP_VOLUME, RUN_VOLUME, NO_TOKEN_VOLUME, CA_VOLUME, TOKEN_VOLUME)
 
 
 class _Read(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, gc=False):

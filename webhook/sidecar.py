@@ -1,4 +1,4 @@
-"""What is added to a pod, as dicts: the Envoy container, the init container, their volumes, labels and annotations.
+"""What is added to a pod, as dicts: the Envoy container, the init container, labels and annotations.
 
 A pure function of the choices. Every default of the API server is spelled out, so that what comes back from it is
 what was sent. Where each part goes in the pod is said here too; how it gets there is the patch's business.
@@ -11,15 +11,12 @@ from typing import Any
 import msgspec
 
 from controlplane import bootstrap
-from webhook import __version__, redirect
+from webhook import __version__, redirect, volumes
 from webhook.choices import Choices
 from webhook.pod import (
     BOOTSTRAP_ANNOTATION,
-    BOOTSTRAP_VOLUME,
     INIT,
     INJECTED_LABEL,
-    NO_TOKEN_VOLUME,
-    RUN_VOLUME,
     SETTINGS_ANNOTATION,
     SIDECAR,
     VERSION_ANNOTATION,
@@ -27,13 +24,9 @@ from webhook.pod import (
 from webhook.probes import NOTHING, Plan
 from webhook.settings import PORTS, Settings
 from webhook.values import Percent, Quantity
+from webhook.volumes import BUSYBOX
 
 Document = Mapping[str, Any]
-
-CONFIG_DIRECTORY = "/etc/envoy-sidecar"
-RUN_DIRECTORY = "/run/envoy-sidecar"
-TOKEN_DIRECTORY = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105  a path
-BUSYBOX = f"{RUN_DIRECTORY}/busybox"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +50,7 @@ def render(choices: Choices, service: str, settings: Settings, probes: Plan = NO
         first_init_containers=(*init, envoy) if native else (),
         last_init_containers=() if native else init,
         first_containers=() if native else (envoy,),
-        volumes=tuple(_volumes(settings)),
+        volumes=tuple(volumes.render(settings.bootstrap)),
         labels={INJECTED_LABEL: "true"},
         annotations={
             VERSION_ANNOTATION: __version__,
@@ -88,17 +81,6 @@ _COMMON: Document = {
     "terminationMessagePath": "/dev/termination-log",
     "terminationMessagePolicy": "FallbackToLogsOnError",
 }
-# Where something is mounted already, the ServiceAccount plugin does not mount the application's API token.
-_NO_TOKEN_MOUNT: Document = {"name": NO_TOKEN_VOLUME, "mountPath": TOKEN_DIRECTORY, "readOnly": True}
-
-
-_MOUNT_RUN: Document = {"name": RUN_VOLUME, "mountPath": RUN_DIRECTORY}
-_INIT_MOUNTS = [_MOUNT_RUN, _NO_TOKEN_MOUNT]
-_ENVOY_MOUNTS = [
-    {"name": BOOTSTRAP_VOLUME, "mountPath": CONFIG_DIRECTORY, "readOnly": True},
-    _MOUNT_RUN,
-    _NO_TOKEN_MOUNT,
-]
 _PORTS = [{"name": "envoy-metrics", "containerPort": PORTS.metrics, "protocol": "TCP"}]
 _IDENTITY = [
     _downward("POD_NAME", "metadata.name"),
@@ -113,16 +95,6 @@ _DRAIN: Document = {"preStop": {"httpGet": {"path": "/drain", "port": PORTS.read
 # A postStart hook blocks the next container's start; the distroless image has no shell of its own for it.
 _WAIT = f"until {BUSYBOX} wget -q -O /dev/null http://127.0.0.1:{PORTS.ready}/ready; do {BUSYBOX} sleep 0.2; done"
 _WAIT_UNTIL_READY: Document = {"postStart": {"exec": {"command": [BUSYBOX, "sh", "-c", _WAIT]}}}
-
-
-def _volumes(settings: Settings) -> list[Document]:
-    name = bootstrap.config_map_name(settings.bootstrap)
-    return [
-        {"name": BOOTSTRAP_VOLUME, "configMap": {"name": name, "defaultMode": 0o444}},
-        # In memory: an emptyDir on disk keeps the cluster autoscaler from removing the node.
-        {"name": RUN_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "8Mi"}},
-        {"name": NO_TOKEN_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "4Ki"}},
-    ]
 
 
 # The Envoy container
@@ -143,7 +115,7 @@ def _envoy(choices: Choices, service: str, settings: Settings, probes: Plan) -> 
         "lifecycle": _DRAIN if native else {**_classic_end(choices.drain_seconds), **_WAIT_UNTIL_READY},
         "securityContext": _envoy_security(choices, settings),
         **_COMMON,
-        "volumeMounts": _ENVOY_MOUNTS,
+        "volumeMounts": volumes.sidecar_mounts(settings.bootstrap),
         **({"restartPolicy": "Always"} if native else {}),
     }
 
@@ -191,9 +163,9 @@ def _arguments(choices: Choices, service: str, settings: Settings, probes: Plan)
     return [
         "--config-path",
         # The init container knows whether the node has IPv6, and links the right file; without one, the operator says.
-        f"{CONFIG_DIRECTORY}/bootstrap-{settings.bootstrap.ip_families}.json"
+        f"{volumes.CONFIG_DIRECTORY}/bootstrap-{settings.bootstrap.ip_families}.json"
         if choices.mode == "none"
-        else f"{RUN_DIRECTORY}/bootstrap.json",
+        else f"{volumes.RUN_DIRECTORY}/bootstrap.json",
         "--config-yaml",
         msgspec.json.encode(_overlay(choices, settings, probes)).decode(),
         "--service-node",
@@ -256,7 +228,7 @@ def _init(choices: Choices, settings: Settings) -> Document:
         # As root: Kubernetes gives a non-root user no ambient capabilities. NET_RAW is for iptables-legacy.
         "securityContext": _security(user=0, group=0, add=("NET_ADMIN", "NET_RAW")),
         **_COMMON,
-        "volumeMounts": _INIT_MOUNTS,
+        "volumeMounts": volumes.INIT_MOUNTS,
     }
 
 

@@ -18,7 +18,8 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-AUDIENCE = "envoy-sidecar-controlplane"
+from controlplane.discovery import AUDIENCE
+
 MAX_TOKEN = 8192  # characters; the API server's have about 1,200
 FRESH_SECONDS = 60.0  # an answer is used without asking again
 REFUSED_SECONDS = 10.0  # the same of a refusal

@@ -18,6 +18,7 @@ APP = build.container(
     readinessProbe={"httpGet": {"path": "/healthz", "port": "http"}},
 )
 OTHERS = [build.container("log-shipper", restartPolicy="Always"), build.container("migrate")]
+CONTROL_PLANE = "envoy-sidecar-controlplane.envoy-sidecar-system.svc:15012"
 LABELS = {"app.kubernetes.io/name": "web"}
 DATABASE = build.container(
     "db",
@@ -56,6 +57,7 @@ CASES: dict[str, tuple[Document, Level, Settings]] = {
     "classic-beside-others": (pod({"sidecar": "classic"}, initContainers=OTHERS), "privileged", build.DEFAULTS),
     "tcp-probes": (pod(containers=[DATABASE]), "privileged", build.DEFAULTS),
     "none-at-restricted": (pod({"mode": "none"}), "restricted", build.DEFAULTS),
+    "controlplane": (pod(), "privileged", build.operator(f"bootstrap: {{controlPlane: {CONTROL_PLANE}}}")),
     "tproxy": (pod(), "privileged", build.operator("sidecar: {mode: tproxy}")),
 }
 

@@ -18,6 +18,7 @@ from controlplane.tracing import Tracing
 from webhook import redirect
 
 DEFAULT = Bootstrap()
+FED = Bootstrap(control_plane="controlplane.mesh:15012")
 TRACED = Tracing(collector="otel.observability:4317")
 
 
@@ -68,7 +69,13 @@ def test_the_name_is_the_same_in_every_process(seed: str) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"max_connections": 1}, {"connect_timeout_seconds": 1}, {"upgrades": ("h2c",)}, {"tracing": TRACED}],
+    [
+        {"max_connections": 1},
+        {"connect_timeout_seconds": 1},
+        {"upgrades": ("h2c",)},
+        {"tracing": TRACED},
+        {"control_plane": "controlplane.mesh:15012"},
+    ],
     ids=str,
 )
 def test_the_name_changes_with_the_content(change: dict[str, Any]) -> None:
@@ -84,6 +91,28 @@ def test_the_config_map_is_immutable_and_fits() -> None:
     assert made["immutable"] is True
     assert made["metadata"]["namespace"] == "shop"
     assert len(json.dumps(made)) < 1 << 20
+
+
+def test_without_a_control_plane_nothing_is_asked_of_one() -> None:
+    assert "dynamic_resources" not in document("dual")
+    assert [name for name in render(DEFAULT) if not name.startswith("bootstrap-")] == []
+
+
+@pytest.mark.parametrize("name", ["dual", "ipv4", "dual-tproxy", "ipv4-tproxy"])
+def test_with_one_every_variant_asks_it(name: str) -> None:
+    made = document(name, FED)
+    assert made["dynamic_resources"]["ads_config"]["api_type"] == "DELTA_GRPC"
+    assert made["static_resources"]["clusters"][-1]["name"] == "controlplane"
+
+
+def test_the_pods_without_ipv6_ask_for_no_ipv6_address_of_the_control_plane() -> None:
+    families = {
+        name: document(name, FED)["static_resources"]["clusters"][-1]["cluster_type"]["typed_config"][
+            "dns_lookup_family"
+        ]
+        for name in ("dual", "ipv4")
+    }
+    assert families == {"dual": "ALL", "ipv4": "V4_ONLY"}
 
 
 def test_the_overlay_adds_to_the_runtime_and_replaces_nothing() -> None:
@@ -127,7 +156,7 @@ def test_the_command_names_every_problem_with_its_path(tmp_path: Path, capsys: p
         f"{settings}: bootstrap.ipFamilies: 'ipv6': input should be 'dual' or 'ipv4'",
         f"{settings}: bootstrap.maxConnections: 0: input should be greater than or equal to 1",
         f"{settings}: bootstrap.upgrade: no such setting; there are"
-        " ipFamilies, maxConnections, connectTimeoutSeconds, upgrades, tracing",
+        " ipFamilies, maxConnections, connectTimeoutSeconds, upgrades, tracing, controlPlane",
     ]
 
 

@@ -1,12 +1,14 @@
 """The real Envoy accepts the bootstrap, alone and with what a pod lays over it, and warns of nothing."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
+from controlplane import discovery
 from controlplane.bootstrap import AccessLog, Bootstrap, overlay, render
 from tests import envoy
 from webhook.probes import MAX_PORTS
@@ -29,6 +31,21 @@ def test_envoy_accepts_it_without_a_warning(tmp_path: Path, text: str) -> None:
     validated = validate(tmp_path, text)
     assert validated.returncode == 0
     assert validated.stderr == ""  # where deprecated and unknown fields are named
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_envoy_accepts_it_with_a_control_plane(tmp_path: Path, name: str) -> None:
+    place = f"{tmp_path}/mounted"
+    for directory in (discovery.FILES, discovery.TRUST, discovery.TOKEN):
+        Path(place + directory).mkdir(parents=True)
+    files = {
+        file: re.sub(r'"(?=/etc/|/var/)', f'"{place}', text)
+        for file, text in render(Bootstrap(control_plane="controlplane.mesh:15012")).items()
+    }
+    for file in ("ca.json", "token.json"):
+        (Path(place + discovery.FILES) / file).write_text(files[file])
+    validated = validate(tmp_path, files[name], "--service-node", "web-1.shop", "--service-cluster", "web")
+    assert (validated.returncode, validated.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("name", FILES)

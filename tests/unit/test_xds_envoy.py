@@ -225,6 +225,15 @@ def test_a_renewed_ca_is_trusted_without_a_restart(restless: Plane, tls: Path) -
         _reconnects(envoy)
 
 
+def test_a_ca_that_is_not_there_yet_is_trusted_as_soon_as_it_is(plane: Plane, tls: Path) -> None:
+    plane.tell(Told({}))
+    with sidecar(plane.port, None) as envoy:
+        eventually(lambda: envoy.admin("/ready").strip() == "LIVE", "Envoy is ready without")
+        assert plane.shown == []
+        mounted.write(envoy.folder / "trust", {"ca.crt": authority(tls)})
+        eventually(lambda: plane.shown, "the token is shown")
+
+
 def test_a_certificate_of_a_ca_that_is_not_trusted_gets_no_token(plane: Plane, tls: Path, tmp_path: Path) -> None:
     mounted.renew(tmp_path / "other")
     plane.tell(Told({}))
