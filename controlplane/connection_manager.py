@@ -9,6 +9,7 @@ from typing import Any
 from controlplane import access_log
 from controlplane.clusters import MAX_HEADERS, MAX_HEADERS_KB
 from controlplane.extensions import PRESERVE_CASE, Json, extension
+from controlplane.headers import ASKS_LOAD, UNPROCESSED
 
 
 def transparent(
@@ -18,6 +19,7 @@ def transparent(
     *,
     filters: Sequence[Json] = (),
     tracing: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> Json:
     """A manager for applications' traffic. `upgrades` are the Upgrade tokens that pass, besides CONNECT."""
     return manager(
@@ -25,7 +27,7 @@ def transparent(
         virtual_hosts,
         # No x-envoy-… headers for applications to depend on.
         [*filters, router(suppress_envoy_headers=True)],
-        **{**_TRANSPARENT, **(tracing or {})},
+        **{**_TRANSPARENT, **(tracing or {}), **options},
         upgrade_configs=[{"upgrade_type": token} for token in (*upgrades, "CONNECT")],
         access_log=access_log.http(name),
     )
@@ -46,6 +48,15 @@ def manager(name: str, virtual_hosts: Sequence[Json], filters: Sequence[Json], *
 def any_host(routes: Sequence[Json]) -> Json:
     """The virtual host of every request that no other claims."""
     return {"name": "any", "domains": ["*"], "routes": list(routes)}
+
+
+def unclaimed(routes: Sequence[Json]) -> Json:
+    """The same for applications' traffic: what one sidecar tells another ends here."""
+    return {**any_host(routes), **END_OF_OURS}
+
+
+# No application sends these to another's, nor to a sidecar; routes take what they tell each other from the rest.
+END_OF_OURS: Json = {"request_headers_to_remove": [ASKS_LOAD], "response_headers_to_remove": [UNPROCESSED]}
 
 
 def everything(cluster: str, connect: Mapping[str, Any] | None = None) -> list[Json]:

@@ -8,7 +8,7 @@ names, a CONNECT to its port there. A pod brings listener and cluster along: onl
 from collections.abc import Sequence
 
 from controlplane import clusters
-from controlplane.connection_manager import any_host, everything, transparent
+from controlplane.connection_manager import everything, transparent, unclaimed
 from controlplane.extensions import Json, config, extension
 from controlplane.ports import PORTS
 
@@ -30,7 +30,7 @@ def listener(*, dual: bool, upgrades: Sequence[str]) -> Json:
         "filters.http.dynamic_forward_proxy.v3.FilterConfig",
         dns_cache_config=_cache(dual),
     )
-    hosts = [loop, any_host(everything(NAME, terminate))]
+    hosts = [loop, unclaimed(everything(NAME, terminate))]
     return {
         "name": NAME,
         **addresses[0],

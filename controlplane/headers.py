@@ -2,5 +2,8 @@
 
 # The ingress sidecar's own answer while the application was never reached: whatever was asked may be asked again.
 UNPROCESSED = "x-mesh-unprocessed"
-# How busy a replica is, as ORCA's text format has it: what latency-aware balancing weighs by.
+# A caller's sidecar asks the one beside a replica to say how long its application takes.
+ASKS_LOAD = "x-mesh-asks-load"
+# That, as ORCA's text format has it: what latency-aware balancing weighs by. Others use this header too, and where no
+# sidecar has asked, it is the application's.
 LOAD_REPORT = "endpoint-load-metrics"

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from controlplane import access_log
+from controlplane import access_log, ingress
 from controlplane.clusters import ADMIN, BLACKHOLE, BUFFER_BYTES, INBOUND, PASSTHROUGH
-from controlplane.connection_manager import any_host, everything, manager, router, transparent
+from controlplane.connection_manager import any_host, everything, manager, router, transparent, unclaimed
 from controlplane.extensions import Json, extension
 from controlplane.ports import MARK, PORTS
 
@@ -48,7 +48,17 @@ class _Http:
     tracing: Mapping[str, Any]
 
     def manager(self, name: str, cluster: str) -> Json:
-        return transparent(name, [any_host(everything(cluster))], self.upgrades, tracing=self.tracing)
+        if cluster == PASSTHROUGH:
+            return transparent(name, [unclaimed(everything(cluster))], self.upgrades, tracing=self.tracing)
+        connect, rest = everything(cluster)
+        return transparent(
+            name,
+            [unclaimed([connect, ingress.measured(rest["route"]), rest])],
+            self.upgrades,
+            filters=[ingress.REPORT],
+            tracing=self.tracing,
+            local_reply_config=ingress.LOCAL_REPLIES,
+        )
 
 
 def _detecting(name: str, port: int, cluster: str, dual: bool, http: _Http) -> Json:

@@ -7,9 +7,9 @@ idempotent; any other is sent again if nobody had begun it, as the sidecar at th
 from collections.abc import Iterator, Sequence
 
 from controlplane.clusters import PASSTHROUGH
-from controlplane.connection_manager import any_host, everything
+from controlplane.connection_manager import END_OF_OURS, everything, unclaimed
 from controlplane.extensions import Json, extension
-from controlplane.headers import LOAD_REPORT, UNPROCESSED
+from controlplane.headers import ASKS_LOAD, LOAD_REPORT, UNPROCESSED
 from controlplane.xds import scope
 from controlplane.xds.clusters import seconds
 from controlplane.xds.mesh import Service
@@ -17,7 +17,15 @@ from controlplane.xds.policies import Policy
 from controlplane.xds.scope import View
 
 IDEMPOTENT = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE")
-_OURS = [UNPROCESSED, LOAD_REPORT]
+
+# The sidecar at the other end says how long its application takes, which its caller's application never hears.
+_MEASURED: Json = {
+    **END_OF_OURS,
+    "request_headers_to_add": [
+        {"header": {"key": ASKS_LOAD, "value": "1"}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+    ],
+    "response_headers_to_remove": [UNPROCESSED, LOAD_REPORT],
+}
 
 
 def routes(port: int, of: View, services: Sequence[Service], domain: str) -> Json:
@@ -27,7 +35,7 @@ def routes(port: int, of: View, services: Sequence[Service], domain: str) -> Jso
         "ignore_port_in_host_matching": True,
         "virtual_hosts": [
             *_virtual_hosts(port, of, services, domain),
-            {**any_host(everything(PASSTHROUGH)), "response_headers_to_remove": _OURS},
+            unclaimed(everything(PASSTHROUGH)),
         ],
         "validate_clusters": False,  # clusters come on their own
     }
@@ -60,7 +68,7 @@ def _virtual_hosts(port: int, of: View, services: Sequence[Service], domain: str
                 "name": f"{service.key}:{port}",
                 "domains": domains,
                 "routes": _routes(scope.cluster_name(service, found, of), service),
-                "response_headers_to_remove": _OURS,
+                **(_MEASURED if service.policy.balancing == "latency" else END_OF_OURS),
             }
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from controlplane.clusters import PASSTHROUGH
 from controlplane.extensions import Json
-from controlplane.headers import LOAD_REPORT, UNPROCESSED
+from controlplane.headers import ASKS_LOAD, LOAD_REPORT, UNPROCESSED
 from controlplane.xds.scope import Scope
 from controlplane.xds.snapshot import Caller, Kind
 from controlplane.xds.translate import Choices, Recipe
@@ -118,7 +118,16 @@ def test_an_unknown_host_passes_through() -> None:
 
 def test_headers_between_sidecars_end_at_every_egress() -> None:
     for host in virtual_hosts(translated(service())).values():
-        assert set(host["response_headers_to_remove"]) == {UNPROCESSED, LOAD_REPORT}
+        assert host["response_headers_to_remove"] == [UNPROCESSED]
+        assert host["request_headers_to_remove"] == [ASKS_LOAD]
+
+
+def test_only_where_latency_decides_a_replica_is_asked_for_its_load_and_only_there_the_report_ends() -> None:
+    hosts = virtual_hosts(translated(service(annotations={"load-balancing": "latency"}), service("users")))
+    assert {name for name, host in hosts.items() if "request_headers_to_add" in host} == {"shop/orders:80"}
+    (added,) = hosts["shop/orders:80"]["request_headers_to_add"]
+    assert added["header"]["key"] == ASKS_LOAD
+    assert hosts["shop/orders:80"]["response_headers_to_remove"] == [UNPROCESSED, LOAD_REPORT]
 
 
 def test_another_cluster_domain_is_the_operators_choice() -> None:

@@ -1,0 +1,82 @@
+"""What the ingress sidecar tells a caller's about its application: that it was never reached, and how long it takes.
+
+Both are headers, which end at the caller's sidecar (controlplane/headers.py). Who is no sidecar gets the first with a
+503 of Envoy's own, and the second only if he asks for it.
+"""
+
+from controlplane.extensions import Json, config, extension
+from controlplane.headers import ASKS_LOAD, LOAD_REPORT, UNPROCESSED
+
+_LOAD = "load-report"
+
+# Of an answer of Envoy's own: no connection came about, none was to be had, or Envoy itself refused for want of memory.
+# Nothing is among them that can come after a byte was sent (UC, UR, UPE, UT), and nobody asks twice from in here.
+_NEVER_REACHED = ("UF", "UO", "UH", "OM")
+
+LOCAL_REPLIES: Json = {
+    "mappers": [
+        {
+            "filter": {"response_flag_filter": {"flags": list(_NEVER_REACHED)}},
+            "headers_to_add": [
+                {"header": {"key": UNPROCESSED, "value": "1"}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+            ],
+        }
+    ]
+}
+
+
+def measured(route: Json) -> Json:
+    """The same route for a caller's sidecar that asks how long the application takes; others do without the cost.
+
+    From the request's last byte to the answer's first, in microseconds: what a caller waits, without his own slowness.
+    """
+    return {
+        "match": {"prefix": "/", "headers": [{"name": ASKS_LOAD, "present_match": True}]},
+        "route": route,
+        "response_headers_to_add": [
+            {
+                "header": {"key": LOAD_REPORT, "value": "%COMMON_DURATION(DS_RX_END:US_RX_BEG:us)%"},
+                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+            }
+        ],
+        "typed_per_filter_config": {_LOAD: config("envoy.config.route.v3.FilterConfig", config={})},
+    }
+
+
+# A mean that rises fast and falls slowly, of each port and in each of Envoy's threads. What fails takes no time, and is
+# no measure: by its status, or gRPC's, which is in the head where there is nothing else. Nor is an answer that begins
+# before the end of its request. A weight is a whole number: 1,000 for a second, and so 500,000 for 2 ms.
+REPORT: Json = {
+    **extension(
+        _LOAD,
+        "filters.http.lua.v3.Lua",
+        clear_route_cache=False,
+        default_source_code={
+            "inline_string": f"""local means = {{}}
+function envoy_on_response(answer)
+  local headers = answer:headers()
+  local took = tonumber(headers:get("{LOAD_REPORT}"))
+  local port = answer:streamInfo():downstreamLocalAddress()
+  local mean = means[port]
+  if took and headers:get(":status") < "500" and not headers:get("grpc-status") then
+    took = math.max(took, 1) / 1000000
+    if not mean then
+      mean = took
+    elseif took > mean then
+      mean = (mean + took) / 2
+    else
+      mean = mean * 0.9 + took * 0.1
+    end
+    means[port] = mean
+  end
+  if mean then
+    headers:replace("{LOAD_REPORT}", string.format("TEXT application_utilization=%.6f,rps_fractional=1000", mean))
+  else
+    headers:remove("{LOAD_REPORT}")
+  end
+end
+"""
+        },
+    ),
+    "disabled": True,
+}
