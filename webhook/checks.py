@@ -164,7 +164,7 @@ def beyond_pod_resources(choices: Choices, pod: Pod, settings: Settings) -> Iter
             yield (
                 f"spec.resources.requests.{resource} is {whole}, but the containers and the sidecar ask for {asked} "
                 f"({request} is the sidecar's): set it to {asked} or more (where it is not written, the API server "
-                "takes what the containers ask for)"
+                "takes what the containers ask for, or else the pod's limit)"
             )
         most = pods.amount(pod.spec.resources, "limits", resource)
         # The limits of init containers, native sidecars among them, are not held against the pod's.

@@ -50,7 +50,7 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """The outcome of parsing: what was chosen, the rows the author set, what is wrong, which keys are unknown."""
+    """The outcome of parsing: what was chosen, the rows the author set, and in sentences what is wrong and unknown."""
 
     choices: Choices
     given: tuple[Annotation, ...]

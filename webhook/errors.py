@@ -2,7 +2,8 @@
 
 WebhookError
 ├── MalformedReview     the request is not an AdmissionReview that we can read: HTTP 400
-├── MalformedDocument   a YAML document cannot be read: exit code 2 of the offline commands
+├── Unreadable          an input file cannot be read: exit code 2 of the offline commands
+├── MalformedDocument   a YAML document in it cannot: the same
 ├── SettingsError       the operator's settings are wrong: exit code 2, before listening
 └── CertificateError    the mounted certificate cannot be served: exit code 2 at start, later the former one stays
 """
@@ -16,6 +17,10 @@ class WebhookError(Exception):
 
 class MalformedReview(WebhookError):
     """The bytes are no AdmissionReview (or no Pod) that can be read; the message says where."""
+
+
+class Unreadable(WebhookError):
+    """The input file of an offline command cannot be read, or is no text; the message names it."""
 
 
 class MalformedDocument(WebhookError):

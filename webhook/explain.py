@@ -13,7 +13,6 @@ from webhook import traffic
 from webhook.annotations import TABLE, Annotation
 from webhook.choices import Choices
 from webhook.injection import Injected, Outcome, Rejected, Skipped, Unchanged
-from webhook.policy import SkipReason
 from webhook.settings import Settings
 from webhook.values import Quantity, show_ports
 
@@ -42,9 +41,7 @@ def sentence(outcome: Outcome) -> str:
     match outcome:
         case Injected() | Unchanged():
             return _SENTENCES[outcome.reason]
-        case Skipped():
-            return SkipReason(outcome.reason).sentence
-        case Rejected():
+        case Skipped() | Rejected():
             return outcome.reason.sentence
 
 

@@ -98,7 +98,7 @@ def _kept(key: bytes, level: Level, settings: Settings) -> Outcome:
 def _inject(received: Pod, document: dict[str, Any] | None, level: Level, settings: Settings) -> Outcome:
     """`document` is the whole pod, if more is needed than what is read of it."""
     present = _outline(received) if document is None else document
-    author = _authored(present) if pods.is_marked(received) else present
+    author = authored(present)
     pod = received if author is present else msgspec.convert(author, Pod)
     match policy.decide(pod, level, settings):
         case Inject(choices, given, warnings, planned):
@@ -118,13 +118,11 @@ def _inject(received: Pod, document: dict[str, Any] | None, level: Level, settin
 
 
 def authored(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The raw pod as its author wrote it."""
-    marked = pods.VERSION_ANNOTATION in (document["metadata"].get("annotations") or {})
-    return _authored(document) if marked else document
-
-
-def _authored(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    return probes.restore(pods.without_parts(document), document["metadata"]["annotations"].get(pods.PROBES_ANNOTATION))
+    """The raw pod as its author wrote it; itself, if it does not say that it holds parts of ours."""
+    annotations = document["metadata"].get("annotations") or {}
+    if pods.VERSION_ANNOTATION not in annotations:
+        return document
+    return probes.restore(pods.without_parts(document), annotations.get(pods.PROBES_ANNOTATION))
 
 
 def _leave(pod: Pod, reason: SkipReason, warnings: tuple[str, ...]) -> Outcome:

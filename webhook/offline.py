@@ -19,7 +19,7 @@ from webhook import settings as operator
 from webhook.checks import Level
 from webhook.choices import check_leash
 from webhook.documents import Document
-from webhook.errors import MalformedDocument, MalformedReview, SettingsError, WebhookError
+from webhook.errors import MalformedDocument, MalformedReview, SettingsError, Unreadable, WebhookError
 from webhook.explain import Finding
 from webhook.injection import Injected, Rejected
 from webhook.settings import Settings
@@ -163,12 +163,8 @@ def run_check(file: Path) -> int:
     return OK
 
 
-class Unreadable(WebhookError):
-    """The input file cannot be read, or is no text."""
-
-
 def _read(file: str) -> str:
-    """The text of a file; `-` is standard input."""
+    """The text of a file; `-` is standard input. Raises Unreadable."""
     try:
         if file == "-" and sys.stdin is None:
             raise Unreadable("stdin: is closed")

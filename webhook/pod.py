@@ -189,14 +189,9 @@ def all_containers(pod: Pod) -> Iterator[Container]:
     yield from pod.spec.containers
 
 
-def is_marked(pod: Pod) -> bool:
-    """Whether the pod says that it holds parts of ours."""
-    return VERSION_ANNOTATION in pod.annotations
-
-
 def needs_whole(pod: Pod) -> bool:
     """Whether more must be known of the pod than the fields above: parts of ours, or of a probe that is rewritten."""
-    if is_marked(pod):
+    if VERSION_ANNOTATION in pod.annotations:
         return True
     for containers in (pod.spec.init_containers, pod.spec.given_containers):
         for container in containers or ():

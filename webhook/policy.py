@@ -20,64 +20,50 @@ from webhook.values import did_you_mean, quote
 __all__ = ["Decision", "Inject", "Level", "Reject", "RejectReason", "Skip", "SkipReason", "decide"]
 
 
-class SkipReason(StrEnum):
+class _Reason(StrEnum):
+    """A code for machines, with the sentence that stands for it."""
+
+    sentence: str
+
+    def __new__(cls, code: str, sentence: str) -> "_Reason":
+        reason = str.__new__(cls, code)
+        reason._value_ = code
+        reason.sentence = sentence
+        return reason
+
+
+class SkipReason(_Reason):
     """Why a pod is left as it is."""
 
-    MIRROR_POD = "mirror_pod"
-    OPTED_OUT = "opted_out"
-    HOST_NETWORK = "host_network"
-    WINDOWS = "windows"
-    NO_CONTAINERS = "no_containers"
-    NOT_POD_CREATION = "not_pod_creation"
-    NO_PODS = "no_pods"
+    MIRROR_POD = "mirror_pod", "a mirror pod only shows a static pod; the kubelet runs what its file says"
+    OPTED_OUT = "opted_out", f"the pod's label {INJECT_LABEL}=disabled opts out"
+    HOST_NETWORK = "host_network", "the pod uses the host's network; redirecting it would redirect the whole node"
+    WINDOWS = "windows", "the pod runs on Windows, where there is no iptables"
+    NO_CONTAINERS = "no_containers", "the pod has no containers"
+    NOT_POD_CREATION = (
+        "not_pod_creation",
+        "the request is not for the creation of a pod; the registration asks for too much",
+    )
+    NO_PODS = "no_pods", "the object makes no pods; the registration asks for too much"
 
-    @property
-    def sentence(self) -> str:
-        return _SKIPS[self]
 
-
-class RejectReason(StrEnum):
+class RejectReason(_Reason):
     """Why a pod is refused."""
 
-    BAD_LABEL = "bad_label"
-    OPT_OUT_DENIED = "opt_out_denied"
-    CANNOT_INJECT = "cannot_inject"
-    FOREIGN_PARTS = "foreign_parts"
-    BAD_ANNOTATION = "bad_annotation"
-    UNKNOWN_ANNOTATION = "unknown_annotation"
-    NOT_ALLOWED = "not_allowed"
-    POD_SECURITY = "pod_security"
-    RESOURCES = "resources"
-    CONFLICT = "conflict"
-    TOO_MANY_PROBES = "too_many_probes"
-
-    @property
-    def sentence(self) -> str:
-        return _REJECTS[self]
-
-
-_SKIPS = {
-    SkipReason.MIRROR_POD: "a mirror pod only shows a static pod; the kubelet runs what its file says",
-    SkipReason.OPTED_OUT: f"the pod's label {INJECT_LABEL}=disabled opts out",
-    SkipReason.HOST_NETWORK: "the pod uses the host's network; redirecting it would redirect the whole node",
-    SkipReason.WINDOWS: "the pod runs on Windows, where there is no iptables",
-    SkipReason.NO_CONTAINERS: "the pod has no containers",
-    SkipReason.NOT_POD_CREATION: "the request is not for the creation of a pod; the registration asks for too much",
-    SkipReason.NO_PODS: "the object makes no pods; the registration asks for too much",
-}
-_REJECTS = {
-    RejectReason.BAD_LABEL: f"the pod's label {INJECT_LABEL} is neither enabled nor disabled",
-    RejectReason.OPT_OUT_DENIED: "the pod opts out and the operator does not allow that",
-    RejectReason.CANNOT_INJECT: "the pod asks for a sidecar explicitly and cannot have one",
-    RejectReason.FOREIGN_PARTS: "the pod holds a container, a volume or a mount under a name of ours",
-    RejectReason.BAD_ANNOTATION: "an annotation of ours has a value that is not allowed",
-    RejectReason.UNKNOWN_ANNOTATION: "an annotation under our prefix is unknown and the operator rejects those",
-    RejectReason.NOT_ALLOWED: "an annotation is one that the operator does not leave to authors",
-    RejectReason.POD_SECURITY: "the namespace's PodSecurity level forbids what the mode needs",
-    RejectReason.RESOURCES: "the sidecar's resources contradict each other or the pod's",
-    RejectReason.CONFLICT: "the application uses a port, uid, gid or capability that the sidecar relies on",
-    RejectReason.TOO_MANY_PROBES: "more ports have TCP probes than the sidecar can ask for",
-}
+    BAD_LABEL = "bad_label", f"the pod's label {INJECT_LABEL} is neither enabled nor disabled"
+    OPT_OUT_DENIED = "opt_out_denied", "the pod opts out and the operator does not allow that"
+    CANNOT_INJECT = "cannot_inject", "the pod asks for a sidecar explicitly and cannot have one"
+    FOREIGN_PARTS = "foreign_parts", "the pod holds a container, a volume or a mount under a name of ours"
+    BAD_ANNOTATION = "bad_annotation", "an annotation of ours has a value that is not allowed"
+    UNKNOWN_ANNOTATION = (
+        "unknown_annotation",
+        "an annotation under our prefix is unknown and the operator rejects those",
+    )
+    NOT_ALLOWED = "not_allowed", "an annotation is one that the operator does not leave to authors"
+    POD_SECURITY = "pod_security", "the namespace's PodSecurity level forbids what the mode needs"
+    RESOURCES = "resources", "the sidecar's resources contradict each other or the pod's"
+    CONFLICT = "conflict", "the application uses a port, uid, gid or capability that the sidecar relies on"
+    TOO_MANY_PROBES = "too_many_probes", "more ports have TCP probes than the sidecar can ask for"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +130,7 @@ def _skip(pod: Pod, wish: str | None) -> SkipReason | None:
 
 def _inject(pod: Pod, level: Level, settings: Settings) -> Inject | Reject:
     parsed = parse(pod.annotations, settings)
-    unknown = tuple(parsed.unknown)
+    unknown = parsed.unknown
     if unknown and settings.unknown_annotations == "reject":
         return Reject(RejectReason.UNKNOWN_ANNOTATION, unknown)
     if parsed.problems:

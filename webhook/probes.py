@@ -19,6 +19,7 @@ from webhook.choices import Choices
 from webhook.patch import Operation
 from webhook.pod import CONTAINERS, Action, Container, Pod, Probe
 from webhook.settings import PORTS
+from webhook.values import contains
 
 Document = Mapping[str, Any]
 Kind = Literal["startupProbe", "readinessProbe", "livenessProbe"]
@@ -124,7 +125,7 @@ def way(action: str, host: str, port: int, choices: Choices, *, early: bool = Fa
         return Way.UNKNOWN_PORT
     if port in MESH_PORTS:
         return Way.OF_SIDECAR
-    if any(first <= port <= last for first, last in choices.exclude_inbound_ports):
+    if contains(choices.exclude_inbound_ports, port):
         return Way.EXCLUDED
     if action != "tcpSocket":
         return Way.THROUGH_ENVOY

@@ -330,7 +330,7 @@ def test_pod_level_requests_that_cannot_hold_the_sidecar_are_rejected_with_the_n
     assert rejected.problems == (
         "spec.resources.requests.cpu is 1, but the containers and the sidecar ask for 1050m "
         "(50m is the sidecar's): set it to 1050m or more (where it is not written, the API server takes what the "
-        "containers ask for)",
+        "containers ask for, or else the pod's limit)",
     )
 
 
