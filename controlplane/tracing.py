@@ -3,13 +3,15 @@
 Then Envoy continues a caller's W3C trace context, or begins one; without a collector it leaves all of them alone.
 """
 
+import ipaddress
 from dataclasses import dataclass
 from typing import Annotated
 
-from controlplane.bounds import Between, HostPort
+from controlplane.bounds import SYSTEM, Between, CAs, HostPort
 from controlplane.extensions import Json, config, extension
 
 CLUSTER = "tracing"
+SYSTEM_CAS = "/etc/ssl/certs/ca-certificates.crt"  # in the distroless image as in the other
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
@@ -17,8 +19,11 @@ _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 class Tracing:
     """The settings' `bootstrap.tracing`."""
 
-    # Where spans go: `otel-collector.observability:4317`. OTLP over gRPC, without TLS.
+    # Where spans go: `otel-collector.observability:4317`. OTLP over gRPC.
     collector: HostPort = ""
+    # Whose certificate, for its host, the collector must show: PEM, or `system` for those in the Envoy image. Without
+    # one, spans go without TLS.
+    ca: CAs = ""
     # How many of the requests that come without a trace context begin a trace.
     percent: Annotated[float, Between(0, 100)] = 1.0
 
@@ -88,5 +93,34 @@ def clusters(tracing: Tracing, *, dual: bool) -> list[Json]:
             "typed_extension_protocol_options": {
                 _HTTP_OPTIONS: config(_HTTP_OPTIONS, explicit_http_config={"http2_protocol_options": {}})
             },
+            **({"transport_socket": _tls(host, tracing.ca)} if tracing.ca else {}),
         }
     ]
+
+
+def _tls(host: str, ca: str) -> Json:
+    named = _is_name(host)
+    return extension(
+        "envoy.transport_sockets.tls",
+        "transport_sockets.tls.v3.UpstreamTlsContext",
+        **({"sni": host} if named else {}),  # RFC 6066: never an address
+        common_tls_context={
+            # A client's maximum is 1.2 unless it is said.
+            "tls_params": {"tls_minimum_protocol_version": "TLSv1_2", "tls_maximum_protocol_version": "TLSv1_3"},
+            "alpn_protocols": ["h2"],
+            "validation_context": {
+                "trusted_ca": {"filename": SYSTEM_CAS} if ca == SYSTEM else {"inline_string": ca},
+                "match_typed_subject_alt_names": [
+                    {"san_type": "DNS" if named else "IP_ADDRESS", "matcher": {"exact": host}}
+                ],
+            },
+        },
+    )
+
+
+def _is_name(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return True
+    return False

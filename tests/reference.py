@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic.alias_generators import to_camel
 
-from controlplane import access_log, bounds, choices, tracing
+from controlplane import access_log, bounds, choices
 from controlplane.xds import policies
 from controlplane.xds.values import show_duration
 from tests.dataplane.limits import LIMITS
@@ -23,7 +23,7 @@ from webhook.values import Quantity
 # What a setting does that no annotation overrides; of the others, the annotation's help says it.
 HELP = {
     "sidecar.imagePullPolicy": "When the node pulls the Envoy image.",
-    "sidecar.uid": "The user that Envoy runs as. No application container may have it.",
+    "sidecar.uid": "The user that Envoy runs as; traffic of this user is not redirected.",
     "sidecar.gid": "The group that Envoy runs as; traffic of this group is not redirected.",
     "init.image": "The image of the init container.",
     "init.imagePullPolicy": "When the node pulls it.",
@@ -39,8 +39,10 @@ HELP = {
     "bootstrap.ipFamilies": "The address families of a pod in mode `none`; the others ask their node.",
     "bootstrap.maxConnections": "Connections that a sidecar keeps open; it refuses the next.",
     "bootstrap.connectTimeoutSeconds": "How long a sidecar waits for an address to accept a connection.",
-    "bootstrap.tracing.collector": "Where spans go, by OTLP over gRPC without TLS; without one nothing is traced.",
+    "bootstrap.tracing.collector": "Where spans go, by OTLP over gRPC; without one nothing is traced.",
+    "bootstrap.tracing.ca": "Whose certificate the collector must show; `system`: those in the image. Empty: no TLS.",
     "bootstrap.tracing.percent": "Of the requests that come without a trace context, how many begin a trace.",
+    "bootstrap.controlPlane": "Who tells sidecars where Services are; its certificate holds that host. Empty: nobody.",
     "bootstrap.upgrades": "`Upgrade` tokens that pass besides websocket, SPDY/3.1 and tcp.",
     "controlplane.scope": "What a pod that declares no `upstreams` is told; `list` is that of `sidecar.upstreams`.",
     "controlplane.clusterDomain": "The domain that Kubernetes' DNS serves.",
@@ -97,6 +99,7 @@ _KINDS: tuple[tuple[object, str], ...] = (
     (settings.Cidrs, "a list of networks"),
     (settings.Services, "a list of Services"),
     (bounds.HostPort, "`host:port`"),
+    (bounds.CAs, "PEM, or `system`"),
     (choices.Domain, "a domain"),
     (settings.Allowed, "a mapping"),
     (tuple[str, ...], "a list"),
@@ -200,7 +203,8 @@ def _free(row: Annotation) -> str:
         case False:
             return "no"
         case values:
-            return ", ".join(f"`{value}`" for value in values)
+            under_pod_security = "; `none` where PodSecurity forbids that" if row.name == "mode" else ""
+            return ", ".join(f"`{value}`" for value in values) + under_pod_security
 
 
 def _settings(section: Any, path: str) -> Iterator[tuple[str, str, str, str]]:

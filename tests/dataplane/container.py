@@ -109,7 +109,7 @@ def _start(folder: Path, container: Document) -> str:
         f"mkdir -p {root}",
         f"mount -t tmpfs -o mode=0755 none {root}",
         f"mkdir -m 1777 {root}/tmp",
-        f"mkdir {root}/etc && cp {shlex.quote(str(folder.parent / 'etc'))}/* {root}/etc/",
+        f"mkdir {root}/etc && cp -r {shlex.quote(str(folder.parent / 'etc'))}/* {root}/etc/",
         f"mount --all --fstab {shlex.quote(str(folder / 'fstab'))}",
         f"mount -o remount,ro {root}" if security.get("readOnlyRootFilesystem") else ":",
         f'exec chroot {root} setpriv {shlex.join(_privileges(security))} "$@"',

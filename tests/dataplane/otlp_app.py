@@ -1,8 +1,12 @@
-"""`otlp_app.py PORT` is a collector of traces: it receives OTLP over gRPC and prints each span as a line of JSON."""
+"""`otlp_app.py PORT` is a collector of traces: it receives OTLP over gRPC and prints each span as a line of JSON.
+
+`otlp_app.py PORT DIRECTORY` receives it by TLS, with `tls.crt` and `tls.key` of that directory.
+"""
 
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
@@ -26,6 +30,11 @@ if __name__ == "__main__":
     server = grpc.server(ThreadPoolExecutor(2))
     handler = grpc.unary_unary_rpc_method_handler(export)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Export": handler}),))
-    server.add_insecure_port(f"[::]:{sys.argv[1]}")
+    port, *directory = sys.argv[1:]
+    if directory:
+        key, chain = (Path(directory[0], name).read_bytes() for name in ("tls.key", "tls.crt"))
+        server.add_secure_port(f"[::]:{port}", grpc.ssl_server_credentials([(key, chain)]))
+    else:
+        server.add_insecure_port(f"[::]:{port}")
     server.start()
     server.wait_for_termination()

@@ -1,11 +1,15 @@
 """The operator's settings: one file, every problem at once, each with its path."""
 
+import json
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from certs.authority import issue_ca
+from certs.bundle import Validity
 from tests import build
 from webhook import settings
 from webhook.errors import SettingsError
@@ -110,3 +114,38 @@ def test_classic_does_not_go_with_mode_none() -> None:
 def test_a_port_list_may_hold_ranges() -> None:
     redirect = build.operator("redirect: {excludeInboundPorts: [80, 9000-9010]}").redirect
     assert redirect.exclude_inbound_ports == ((80, 80), (9000, 9010))
+
+
+CA = issue_ca("collector", Validity.starting(datetime.now(UTC), timedelta(days=1)))
+
+
+def tracing(**fields: str) -> str:
+    return json.dumps({"bootstrap": {"tracing": fields}})
+
+
+@pytest.mark.parametrize("ca", ["", "system", CA.certificate.decode(), f"# ours\n{CA.certificate.decode()}" * 2])
+def test_the_collectors_ca_is_certificates_or_those_of_the_image(ca: str) -> None:
+    assert build.operator(tracing(ca=ca)).bootstrap.tracing.ca == ca
+
+
+@pytest.mark.parametrize(
+    ("ca", "says"),
+    [
+        ("/etc/ca.crt", "give certificates in PEM, or system"),
+        ("-----BEGIN CERTIFICATE-----\nbm9uZQ==\n-----END CERTIFICATE-----\n", "give certificates in PEM, or system"),
+        (CA.certificate.decode() + CA.key.decode(), "holds a private key; give certificates only"),
+        (CA.certificate.decode() * 100, "is longer than 65536 bytes"),
+        ("\N{SNOWMAN}", "give certificates in PEM, or system"),
+    ],
+    ids=["path", "torn", "key", "long", "not ASCII"],
+)
+def test_a_collectors_ca_that_envoy_would_refuse_and_any_key_are_refused(ca: str, says: str) -> None:
+    (problem,) = problems(tracing(ca=ca))
+    assert problem.startswith("bootstrap.tracing.ca: ")
+    assert problem.endswith(f": {says}")
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "99999", "100000", "x"])
+def test_a_collector_has_a_port_that_there_is(port: str) -> None:
+    (problem,) = problems(tracing(collector=f"otel:{port}"))
+    assert problem.startswith("bootstrap.tracing.collector: ")
