@@ -20,7 +20,7 @@ from starlette.types import Message, Receive, Scope, Send
 from webhook import logs, metrics, review, workload
 from webhook import pod as pods
 from webhook.errors import MalformedReview
-from webhook.injection import Outcome, Skipped, inject, inject_plain
+from webhook.injection import Outcome, Skipped, inject, inject_decoded
 from webhook.metrics import Metrics
 from webhook.pod import Pod
 from webhook.policy import Level, SkipReason
@@ -85,11 +85,12 @@ def handle(path: str, body: bytes, settings: Settings) -> tuple[bytes, Facts]:
 def _inject(asked: Review, level: Level, settings: Settings) -> tuple[Outcome, str]:
     if not asked.creates_pod:
         return Skipped(SkipReason.NOT_POD_CREATION), ""
-    if asked.pod is not None:
-        return inject_plain(asked.pod, level, settings), _owner(asked.pod)
-    if asked.object is None:
-        raise MalformedReview("request.object: null; the creation of a pod has one")
-    return inject(asked.object, level, settings), _owner(pods.decode(asked.object))
+    pod = asked.pod
+    if pod is None:
+        if asked.object is None:
+            raise MalformedReview("request.object: null; the creation of a pod has one")
+        pod = pods.decode(asked.object)
+    return inject_decoded(pod, asked.object, level, settings), _owner(pod)
 
 
 def _owner(pod: Pod) -> str:

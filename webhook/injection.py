@@ -23,7 +23,7 @@ from webhook.sidecar import Parts
 
 MAX_KEPT = 8 << 10  # bytes of what is read of a pod; larger ones are seldom, and not kept
 
-__all__ = ["Injected", "Level", "Outcome", "Rejected", "Skipped", "Unchanged", "inject", "inject_plain"]
+__all__ = ["Injected", "Level", "Outcome", "Rejected", "Skipped", "Unchanged", "inject", "inject_decoded"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +77,13 @@ def inject(raw: bytes | msgspec.Raw, level: Level, settings: Settings) -> Outcom
 
     Raises MalformedReview if it is no Pod.
     """
-    pod = pods.decode(raw)
-    if pods.needs_whole(pod):
+    return inject_decoded(pods.decode(raw), raw, level, settings)
+
+
+def inject_decoded(pod: Pod, raw: bytes | msgspec.Raw | None, level: Level, settings: Settings) -> Outcome:
+    """The same for a pod that is decoded already; `raw` is None if no more of it is needed (`pod.needs_whole`)."""
+    if raw is not None and pods.needs_whole(pod):
         return _inject(pod, pods.decode_whole(raw), level, settings)
-    return inject_plain(pod, level, settings)
-
-
-def inject_plain(pod: Pod, level: Level, settings: Settings) -> Outcome:
-    """The same for a pod that is decoded already, and of which no more is needed."""
     key = msgspec.json.encode(pod)
     return _kept(key, level, settings) if len(key) <= MAX_KEPT else _inject(pod, None, level, settings)
 
