@@ -27,11 +27,13 @@ DEFAULT_GRACE_SECONDS = 30  # spec.terminationGracePeriodSeconds
 
 
 def combination(choices: Choices) -> Iterator[str]:
+    """A form and a mode that exclude each other."""
     if choices.form == "classic" and choices.mode == "none":
         yield f"{PREFIX}sidecar: classic does not go with mode none; use {PREFIX}sidecar: native"
 
 
 def pod_security(choices: Choices, level: Level) -> Iterator[str]:
+    """A mode that needs what the namespace's level forbids."""
     if choices.mode != "none" and level != "privileged":
         yield (
             f"mode {choices.mode} needs NET_ADMIN, which this namespace's label {PSA_LABEL}={level} forbids: "
@@ -40,6 +42,7 @@ def pod_security(choices: Choices, level: Level) -> Iterator[str]:
 
 
 def foreign_parts(pod: Pod) -> Iterator[str]:
+    """Containers, mounts and volumes of the author's under names of ours."""
     for container in pods.all_containers(pod):
         if container.name in pods.CONTAINERS:
             yield (
@@ -56,8 +59,9 @@ def foreign_parts(pod: Pod) -> Iterator[str]:
 
 
 def port_conflicts(pod: Pod, plan: Plan) -> Iterator[str]:
+    """Ports of ours that a container declares, or a probe asks for."""
     for container in pods.all_containers(pod):
-        for port in MESH_PORTS.intersection(pods.tcp_ports(container)):
+        for port in sorted(MESH_PORTS.intersection(pods.tcp_ports(container))):
             yield f"container {quote(container.name)}: port {port} is the sidecar's; choose another"
     for (_, _, kind), name in plan.astray:
         yield (
@@ -67,6 +71,7 @@ def port_conflicts(pod: Pod, plan: Plan) -> Iterator[str]:
 
 
 def too_many_probes(plan: Plan) -> Iterator[str]:
+    """More probes than can be asked of the sidecar."""
     if len(plan.paths) > MAX_PORTS:
         yield (
             f"{len(plan.paths)} ports have TCP probes, and the sidecar can ask for {MAX_PORTS}: use HTTP or gRPC "
@@ -75,38 +80,29 @@ def too_many_probes(plan: Plan) -> Iterator[str]:
 
 
 def privilege_conflicts(pod: Pod, choices: Choices, settings: Settings) -> Iterator[str]:
+    """What the application could escape the redirection with, or undo it."""
     if choices.mode == "none":
-        return  # there is no redirection to escape or undo
-    for problem in _id_conflicts(pod.spec.security_context, settings):
-        yield f"the pod: {problem}"
+        return  # there is none
+    if (context := pod.spec.security_context) is not None:
+        yield from (f"the pod: {problem}" for problem in _conflicts(context, settings))
     for container in pods.all_containers(pod):
-        for problem in _conflicts(container.security_context, settings):
-            yield f"container {quote(container.name)}: {problem}"
+        if (context := container.security_context) is not None:
+            yield from (f"container {quote(container.name)}: {problem}" for problem in _conflicts(context, settings))
 
 
-def _conflicts(context: SecurityContext | None, settings: Settings) -> Iterator[str]:
-    if context is None:
-        return
-    yield from _id_conflicts(context, settings)
+def _conflicts(context: SecurityContext, settings: Settings) -> Iterator[str]:
+    uid, gid = settings.sidecar.uid, settings.sidecar.gid
+    used = {
+        f"runAsUser {uid}": context.run_as_user == uid,
+        f"runAsGroup {gid}": context.run_as_group == gid,
+        f"fsGroup {gid}": context.fs_group == gid,
+        f"supplementalGroups {gid}": gid in (context.supplemental_groups or ()),
+    }
+    for name in (name for name, is_used in used.items() if is_used):
+        yield f"{name} is the sidecar's; its traffic would not be redirected; choose another"
     added = (context.capabilities and context.capabilities.add) or ()
     if context.privileged or any(name.upper().removeprefix("CAP_") in ("NET_ADMIN", "ALL") for name in added):
         yield "it has NET_ADMIN or is privileged, and could undo the redirection; drop that"
-
-
-def _id_conflicts(context: SecurityContext | None, settings: Settings) -> Iterator[str]:
-    if context is None:
-        return
-    uid, gid = settings.sidecar.uid, settings.sidecar.gid
-    used = []
-    if context.run_as_user == uid:
-        used.append(f"runAsUser {uid}")
-    if context.run_as_group == gid:
-        used.append(f"runAsGroup {gid}")
-    if context.fs_group == gid:
-        used.append(f"fsGroup {gid}")
-    if context.supplemental_groups and gid in context.supplemental_groups:
-        used.append(f"supplementalGroups {gid}")
-    yield from (f"{name} is the sidecar's; its traffic would not be redirected; choose another" for name in used)
 
 
 # Resources
@@ -195,17 +191,19 @@ def _asking(cpu: Quantity | Percent, memory: Quantity | Percent, restart_policy:
 
 
 def warnings(pod: Pod, given: tuple[Annotation, ...], choices: Choices, plan: Plan) -> Iterator[str]:
+    """What the author of a pod that is admitted may not expect; `given` are the annotations that he set."""
     yield from _unknown_labels(pod)
     yield from _without_effect(given, choices)
     for name in ("exclude-inbound-ports", "opaque-inbound-ports"):
         if (row := BY_KEY[PREFIX + name]) in given:
             yield from _undeclared(row, _own_ports(pod, row), pod)
     yield from _tcp_probes(plan)
-    grace = pod.spec.termination_grace_period_seconds
-    if choices.drain_seconds > (DEFAULT_GRACE_SECONDS if grace is None else grace):
+    given_grace = pod.spec.termination_grace_period_seconds
+    grace = DEFAULT_GRACE_SECONDS if given_grace is None else given_grace
+    if choices.drain_seconds > grace:
         yield (
-            f"drain-seconds {choices.drain_seconds} exceeds terminationGracePeriodSeconds "
-            f"{DEFAULT_GRACE_SECONDS if grace is None else grace}: the drain is cut short"
+            f"drain-seconds {choices.drain_seconds} exceeds terminationGracePeriodSeconds {grace}: "
+            "the drain is cut short"
         )
     if choices.mode == "none":
         yield "mode none: inbound traffic does not pass the sidecar, outbound only where the application uses it"
