@@ -34,7 +34,8 @@ RENDER = "Prints the clusters, endpoints, listeners and routes of a pod's Envoy 
 EXPLAIN = "Says in words where a request of a pod would go, under which policy, and why."
 FILE = "a file or a folder with the cluster's Services, EndpointSlices, Pods and Nodes, as YAML or JSON"
 FROM = "no cluster: tell proxies on loopback what the manifests in that file or folder say, also when they change"
-TLS = "holds tls.crt and tls.key; with them proxies are served, and without them, of a cluster, none is"
+TLS = """holds tls.crt and tls.key; with them proxies are served, and without them, of a cluster, none is; with --from,
+they also open addresses beyond loopback, and what a token says is believed"""
 XDS = "where proxies are served (default: [::]:15012; with --from 127.0.0.1:15012)"
 RETENTION = "how long a bootstrap is kept that no pod names and no control plane has for its own (default: 30)"
 PERIOD = "between two looks when nothing happens; a namespace that opts in is seen at once (default: 60)"

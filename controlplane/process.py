@@ -17,6 +17,7 @@ from controlplane.proxies import EVERYWHERE, LOOPBACK, Proxies
 from controlplane.publisher import Publisher
 from controlplane.settings import Settings
 from controlplane.xds.credentials import CredentialsError
+from controlplane.xds.identity import believe
 from controlplane.xds.service import Place
 
 OK, UNUSABLE = 0, 2  # exit codes
@@ -46,12 +47,16 @@ def of_cluster(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def of_disk(settings: Settings, options: argparse.Namespace) -> int:
-    """Serves proxies on loopback what the manifests say, until a signal comes; returns the exit code."""
+    """Serves proxies what the manifests say, until a signal comes; returns the exit code.
+
+    On loopback, or by TLS to whoever shows a token, which nobody verifies.
+    """
     serving.log_to_stderr()
     stopping = threading.Event()
     try:
         metrics = serving.Metrics("")
-        place = Place(address=options.xds_address or LOOPBACK)
+        tls = options.tls_directory
+        place = Place(address=options.xds_address or LOOPBACK, tls=tls, review=believe if tls else None)
         part = proxies.of_disk(options.manifests, place, choices_of(settings), metrics.registry)
         pages = _begin(options, metrics, None, part)
     except _PROBLEMS as error:

@@ -5,14 +5,17 @@ from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from typing import Any
 
-from controlplane.xds.identity import AUDIENCE
+from controlplane.discovery import AUDIENCE
 
 FAR = 4e9  # seconds since 1970
 
 
 def token(pod: str = "shop/web-0", audience: object = AUDIENCE, expires: object = FAR, **claims: object) -> str:
     """A token of a pod, `NAMESPACE/POD`."""
-    words = ({"alg": "none"}, {"sub": pod, "aud": [audience], "exp": expires, **claims})
+    namespace, name = pod.split("/")
+    bound = {"namespace": namespace, "pod": {"name": name}, "node": {"name": "node-1"}}
+    said = {"sub": f"system:serviceaccount:{namespace}:default", "aud": [audience], "exp": expires}
+    words = ({"alg": "none"}, {**said, "kubernetes.io": bound, **claims})
     return ".".join([*(_encode(word) for word in words), "signature"])
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from controlplane.bootstrap import config_map
-from tests import envoy
+from tests import envoy, mounted, tokens
 from tests.build import DEFAULTS, injected, pod
 from tests.dataplane import netns, network
 from tests.dataplane.container import CHECKOUT, Sandbox
@@ -84,10 +84,15 @@ class Pod:
 
 
 class Lab:
-    """A node; `pod` starts pods on it, which end with it."""
+    """A node; `pod` starts pods on it, which end with it.
+
+    `config_maps` are those of their namespace besides the bootstrap, `hosts` what names stand for: of pods to come.
+    """
 
     def __init__(self, node: NetNs, folder: Path, stack: ExitStack) -> None:
-        self.node, self._folder, self._stack = node, folder, stack
+        self.node, self.folder, self._stack = node, folder, stack
+        self.config_maps: dict[str, Mapping[str, bytes]] = {}
+        self.hosts: dict[str, str] = {}
         self._numbers = count(1)
 
     def pod(
@@ -121,14 +126,14 @@ class Lab:
         """
         stored = injected(document, level, settings) if inject else document
         number = next(self._numbers)
-        folder = self._folder / f"{number}-{stored['metadata']['name']}"
+        folder = self.folder / f"{number}-{stored['metadata']['name'][:20]}"
         folder.mkdir(parents=True)
         address: dict[Family, str] = {"ipv4": f"10.77.0.{number}", "ipv6": f"fd77::{number:x}"}
         net = self._stack.enter_context(netns.namespace())
         self._plug(net, f"pod{number}", address)
-        volumes = _volumes(stored, folder, settings)
+        volumes = self._volumes(stored, folder, settings)
         (folder / "etc").mkdir()
-        (folder / "etc" / "hosts").write_text(_hosts(stored["spec"]))
+        (folder / "etc" / "hosts").write_text(_hosts(stored["spec"], self.hosts))
         (folder / "etc" / "resolv.conf").write_text(RESOLV_CONF)
         sandbox = Sandbox(net, folder, volumes, _facts(stored, address[primary]), _images(settings), ipv6)
         kubelet = Kubelet(stored["spec"], sandbox, self.node)
@@ -143,6 +148,26 @@ class Lab:
             _connect(net, "eth0", family, own, NODE[family])
             net.run("ip", _FLAG[family], "route", "add", "default", "via", NODE[family])
 
+    def _volumes(self, stored: Document, folder: Path, settings: Settings) -> dict[str, Path]:
+        """A folder for each volume; the bootstrap is the one that the control plane would have published."""
+        bootstrap = config_map(settings.bootstrap, stored["metadata"]["namespace"])
+        texts = {name: text.encode() for name, text in bootstrap["data"].items()}
+        known = {**self.config_maps, bootstrap["metadata"]["name"]: texts}
+        made = {}
+        for volume in stored["spec"].get("volumes", []):
+            place = made[volume["name"]] = folder / "volumes" / volume["name"]
+            place.mkdir(parents=True)
+            match volume:
+                case {"emptyDir": _}:
+                    place.chmod(0o777)
+                case {"configMap": {"name": name, **how}} if name in known or how.get("optional"):
+                    mounted.write(place, known.get(name, {}))
+                case {"projected": {"sources": [{"serviceAccountToken": {"audience": audience, "path": path}}]}}:
+                    mounted.write(place, {path: _token(stored["metadata"], audience)})
+                case _:
+                    raise NotImplementedError(f"the lab has no such volume: {volume}")
+        return made
+
 
 _FLAG: dict[Family, str] = {"ipv4": "-4", "ipv6": "-6"}
 
@@ -155,29 +180,15 @@ def _connect(net: NetNs, device: str, family: Family, own: str, other: str) -> N
     net.run("ip", _FLAG[family], "route", "add", other, "dev", device)
 
 
-def _volumes(stored: Document, folder: Path, settings: Settings) -> dict[str, Path]:
-    """A folder for each volume; the ConfigMap is the one that the control plane would have published."""
-    published = config_map(settings.bootstrap, stored["metadata"]["namespace"])
-    made = {}
-    for volume in stored["spec"].get("volumes", []):
-        place = made[volume["name"]] = folder / "volumes" / volume["name"]
-        place.mkdir(parents=True)
-        match volume:
-            case {"emptyDir": _}:
-                place.chmod(0o777)
-            case {"configMap": {"name": name}} if name == published["metadata"]["name"]:
-                for file, text in published["data"].items():
-                    (place / file).write_text(text)
-                    (place / file).chmod(0o444)
-            case _:
-                raise NotImplementedError(f"the lab has no such volume: {volume}")
-    return made
+def _token(metadata: Document, audience: str) -> bytes:
+    return tokens.token(f"{metadata['namespace']}/{metadata['name']}", audience).encode()
 
 
-def _hosts(spec: Document) -> str:
+def _hosts(spec: Document, known: Mapping[str, str]) -> str:
     """The kubelet's /etc/hosts: how pods in a lab know each other by name, where no test serves DNS."""
     aliases = [f"{alias['ip']} {' '.join(alias['hostnames'])}" for alias in spec.get("hostAliases", [])]
-    return "\n".join(["127.0.0.1 localhost", "::1 localhost", *aliases, ""])
+    others = [f"{address} {name}" for name, address in known.items()]
+    return "\n".join(["127.0.0.1 localhost", "::1 localhost", *aliases, *others, ""])
 
 
 def _facts(stored: Document, address: str) -> dict[str, str]:
@@ -185,7 +196,7 @@ def _facts(stored: Document, address: str) -> dict[str, str]:
         "metadata.name": stored["metadata"]["name"],
         "metadata.namespace": stored["metadata"]["namespace"],
         "status.podIP": address,
-        "spec.nodeName": "node-1",
+        "spec.nodeName": stored["spec"].get("nodeName", "node-1"),
         "spec.serviceAccountName": stored["spec"].get("serviceAccountName", "default"),
     }
 

@@ -1,26 +1,31 @@
-"""A pod of a lab whose proxy is told of Services: the real control plane beside it, in its network, with manifests."""
+"""Pods of a lab whose proxies are told of Services: by the real control plane on the node, from manifests."""
 
 import http.client
-import json
+import io
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import yaml
 
+from certs.__main__ import main as certs
+from controlplane.discovery import TRUST_CONFIG_MAP
 from controlplane.extensions import Json
 from controlplane.ports import PORTS
 from tests.apiserver.processes import eventually, running
+from tests.build import operator
 from tests.cluster import service, slice_of
 from tests.dataplane.container import CHECKOUT
-from tests.dataplane.lab import Lab, Pod, asks
+from tests.dataplane.lab import NODE, Lab, Pod, asks
 from tests.dataplane.lab import application as program
+from webhook.settings import Settings
 
-HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+NAME = "controlplane.lab"  # as pods know it
 CLUSTER_IP = "10.96.0.1"
 
 
@@ -29,12 +34,18 @@ def replica(name: str) -> Json:
     return program("replica_app.py", "8080", name, readinessProbe=asks(8080, "/ready"))
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class ControlPlane:
-    """`controlplane serve --from`, in the network of a pod; `objects` is what its manifests say."""
+    """`controlplane serve --from`, on the node; `say` what its manifests are. The settings make pods ask it."""
 
-    pod: Pod
+    lab: Lab
     folder: Path
+    tls: Path
+    port: int
+
+    @property
+    def settings(self) -> Settings:
+        return operator(f"bootstrap: {{controlPlane: '{NAME}:{self.port}'}}")
 
     @property
     def manifests(self) -> Path:
@@ -50,75 +61,32 @@ class ControlPlane:
     @contextmanager
     def serving(self) -> Iterator["subprocess.Popen[bytes]"]:
         """Until the block ends."""
-        command = ["nsenter", f"--net={self.pod.net.path}", sys.executable, "-m", "controlplane", "serve"]
-        command += ["--from", str(self.manifests), "--metrics-address", "127.0.0.1", "--metrics-port", "19090"]
+        command = ["nsenter", f"--net={self.lab.node.path}", sys.executable, "-m", "controlplane", "serve"]
+        command += ["--from", str(self.manifests), "--tls-directory", str(self.tls)]
+        command += ["--xds-address", f"{NODE['ipv4']}:{self.port}", "--metrics-address", "127.0.0.1"]
+        command += ["--metrics-port", str(self.port + 10_000)]
         with running(command, self.folder / "controlplane.log", cwd=CHECKOUT) as process:
             yield process
 
 
 def told(lab: Lab, document: Json, folder: Path, *, ipv6: bool = True) -> tuple[Pod, ControlPlane]:
-    """A pod, created and not started, whose proxy asks a control plane on its loopback, which does not run yet."""
-    pod = lab.create(document, ipv6=ipv6)
-    (sidecar,) = (one for one in pod.document["spec"]["initContainers"] if one["name"] == "envoy-sidecar")
-    at = sidecar["args"].index("--config-yaml") + 1
-    sidecar["args"][at] = json.dumps(_merged(json.loads(sidecar["args"][at]), _DISCOVERY))
-    return pod, ControlPlane(pod, folder)
+    """A pod, created and not started, whose proxy asks a control plane that does not run yet."""
+    plane = control_plane(lab, folder)
+    return lab.create(document, settings=plane.settings, ipv6=ipv6), plane
 
 
-def _merged(one: Json, other: Mapping[str, object]) -> Json:
-    merged = dict(one)
-    for key, value in other.items():
-        there = merged.get(key)
-        if isinstance(there, dict) and isinstance(value, dict):
-            merged[key] = _merged(there, value)
-        elif isinstance(there, list) and isinstance(value, list):
-            merged[key] = there + value
-        else:
-            merged[key] = value
-    return merged
+def control_plane(lab: Lab, folder: Path) -> ControlPlane:
+    """One of a lab's, which all trust alike; it does not run yet."""
+    tls = lab.folder / "controlplane-tls"
+    if not tls.exists():
+        with redirect_stdout(io.StringIO()):
+            assert certs(["dev", str(tls), "--name", NAME]) == 0
+        lab.config_maps[TRUST_CONFIG_MAP] = {"ca.crt": (tls / "ca.crt").read_bytes()}
+        lab.hosts[NAME] = NODE["ipv4"]
+    return ControlPlane(lab, folder, tls, next(_PORTS))
 
 
-_ADS = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "1s"}
-_DISCOVERY: Json = {
-    "dynamic_resources": {
-        "ads_config": {
-            "api_type": "DELTA_GRPC",
-            "transport_api_version": "V3",
-            "grpc_services": [{"envoy_grpc": {"cluster_name": "xds"}}],
-        },
-        "cds_config": _ADS,
-        "lds_config": _ADS,
-    },
-    "static_resources": {
-        "clusters": [
-            {
-                "name": "xds",
-                "type": "STATIC",
-                "connect_timeout": "1s",
-                "load_assignment": {
-                    "cluster_name": "xds",
-                    "endpoints": [
-                        {
-                            "lb_endpoints": [
-                                {
-                                    "endpoint": {
-                                        "address": {"socket_address": {"address": "127.0.0.1", "port_value": PORTS.xds}}
-                                    }
-                                }
-                            ]
-                        }
-                    ],
-                },
-                "typed_extension_protocol_options": {
-                    HTTP_OPTIONS: {
-                        "@type": f"type.googleapis.com/{HTTP_OPTIONS}",
-                        "explicit_http_config": {"http2_protocol_options": {}},
-                    }
-                },
-            }
-        ]
-    },
-}
+_PORTS = count(PORTS.xds)
 
 
 def orders(replicas: Sequence[Pod], **annotations: str) -> list[Json]:

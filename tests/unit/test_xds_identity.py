@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from controlplane.discovery import AUDIENCE
 from controlplane.xds import identity
-from controlplane.xds.identity import AUDIENCE, FRESH_SECONDS, REFUSED_SECONDS, Authenticator, Identity, RefusedError
+from controlplane.xds.identity import FRESH_SECONDS, REFUSED_SECONDS, Authenticator, Identity, RefusedError, believe
 from tests.tokens import reviewed, token
 
 WEB = Identity("shop", "web-0", "default", "node-1")
@@ -60,6 +61,15 @@ def bearer(shown: str) -> str:
 
 
 GOOD = bearer(token())
+
+
+def test_without_an_api_server_a_token_is_believed() -> None:
+    assert Api(believe(token(), AUDIENCE)).identify(GOOD) == [WEB]
+
+
+@pytest.mark.parametrize("claims", [{"kubernetes.io": None}, {"sub": "cluster-admin"}])
+def test_but_not_one_that_names_no_pod(claims: dict[str, object]) -> None:
+    assert Api(believe(token(**claims), AUDIENCE)).identify(GOOD) == ["no_pod"]
 
 
 def test_a_pods_token_says_whose_proxy_it_is() -> None:
