@@ -61,7 +61,13 @@ exit codes:
 DEV = """
 Writes ca.crt, tls.crt and tls.key to DIR, for the demo, tests and local development. The key of the CA is thrown away.
 
-example: python -m certs dev /tmp/tls --name localhost --name 127.0.0.1
+example:
+  python -m certs dev /tmp/tls --name localhost --name 127.0.0.1
+
+exit codes:
+  0  written
+  1  DIR cannot be written
+  2  wrong usage
 """
 
 
@@ -164,7 +170,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _ensure(options: argparse.Namespace) -> int:
     from certs import kube, rehearsal, rounds, show
-    from certs.rotation import Step
+    from certs.steps import Step
 
     def tell(step: Step, error: kube.KubeError | None) -> None:
         for line in show.steps([step]):

@@ -3,7 +3,7 @@
 import platform
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Literal
+from typing import Literal, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -19,12 +19,12 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from certs import __version__, chain
 from certs.objects import Kind
 from certs.state import Observed, covers
+from certs.steps import Verb
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each counter, which no one reads
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 PREFIX = "envoy_sidecar_certs"
-STEPS = ("create", "introduce", "adopt", "promote", "forget", "publish", "issue")
 _TRUSTS: dict[Kind, Literal["mutating", "validating", "config_maps"]] = {
     "MutatingWebhookConfiguration": "mutating",
     "ValidatingWebhookConfiguration": "validating",
@@ -50,7 +50,7 @@ class Metrics:
         self._steps = counter("steps", "What was done.", "step")
         self._failures = counter("failures", "What could not be done, and why.", "reason")
         self.conflicts = counter("conflicts", "Writes that another replica was faster with.")
-        for step in STEPS:
+        for step in get_args(Verb):
             self._steps.labels(step)
         for reason in reasons:
             self._failures.labels(reason)
@@ -58,7 +58,7 @@ class Metrics:
         Info(f"{PREFIX}_build", "What is running.", registry=registry).info(build)
         ProcessCollector(registry=registry)
 
-    def did(self, step: str) -> None:
+    def did(self, step: Verb) -> None:
         self._steps.labels(step).inc()
 
     def failed(self, reason: str) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from certs import objects
 from certs.objects import CONFIG_MAP_KEY, CONFIGURATIONS, Installation, Target
 from certs.state import Authority, Leaf, Observed, Trust, decode, decode_leaf
 
@@ -72,7 +71,7 @@ def _leaf(reading: Reading, target: Target, names: tuple[str, ...]) -> Leaf:
     secret = reading.found.get(target)
     if secret is None:
         return Leaf(target, names, exists=False, problem="is not there")
-    bundle, problem = decode_leaf(data(secret), objects.CERTIFICATE, objects.KEY)
+    bundle, problem = decode_leaf(data(secret))
     return Leaf(target, names, bundle=bundle, problem=problem)
 
 

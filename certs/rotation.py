@@ -19,15 +19,15 @@ can jump, nor by a time that is stored, which would not notice that somebody too
 It is skipped if nothing is left to protect: no published CA vouches for a served certificate.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Literal
 
 from certs import chain
 from certs.bundle import BACKDATED, Bundle, Validity
 from certs.objects import Target
 from certs.state import Authority, Leaf, Observed, Retired, Trust, render
+from certs.steps import Change, Create, Introduce, Issue, Publish, Step
 
 _REFUSAL_ENDS = 10  # a namespace that refuses our trust is not waited for in the last tenth of a CA's lifetime
 
@@ -48,61 +48,6 @@ class Lifetimes:
             yield "a CA must be valid at least twice as long as the certificates that it signs"
         if self.publication >= self.ca / 3:
             yield "the publication delay must be shorter than a third of the CA's lifetime"
-
-
-@dataclass(frozen=True, slots=True)
-class Create:
-    """An empty object, to be filled once it was read back."""
-
-    target: Target
-    reason: str
-    verb: Literal["create"] = field(default="create", init=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Introduce:
-    """Make a CA and store it as the next one, beside `authority`."""
-
-    target: Target
-    authority: Authority
-    validity: Validity
-    reason: str
-    verb: Literal["introduce"] = field(default="introduce", init=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """Store `authority` in the place of what the CA Secret holds."""
-
-    target: Target
-    authority: Authority
-    verb: Literal["adopt", "promote", "forget"]
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Publish:
-    """Let `certificates` be what is trusted there."""
-
-    target: Target
-    certificates: tuple[bytes, ...]
-    reason: str
-    verb: Literal["publish"] = field(default="publish", init=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Issue:
-    """Give a server a fresh certificate."""
-
-    target: Target
-    ca: Bundle
-    names: tuple[str, ...]
-    validity: Validity
-    reason: str
-    verb: Literal["issue"] = field(default="issue", init=False)
-
-
-Step = Create | Introduce | Change | Publish | Issue
 
 
 def plan(observed: Observed, now: datetime, lifetimes: Lifetimes, secret: Target) -> tuple[Step, ...]:
@@ -143,7 +88,7 @@ def _difference(trust: Trust, certificates: tuple[bytes, ...]) -> str:
     return ", ".join(parts) or "is written in another way"
 
 
-def _fingerprints(certificates: set[bytes] | frozenset[bytes]) -> list[str]:
+def _fingerprints(certificates: Iterable[bytes]) -> list[str]:
     return sorted(chain.facts(pem).fingerprint for pem in certificates)
 
 
@@ -183,9 +128,10 @@ def _change(
         return Create(secret, "is not there")
     if not authority.signing and not authority.next:
         kept = Authority(retired=adopted)
-        return Introduce(secret, kept, Validity.starting(now, lifetimes.ca), f"{_lost(observed)}: a CA is needed")
+        reason = f"{observed.problem or 'holds no key'}: a CA is needed"
+        return Introduce(secret, kept, Validity.starting(now, lifetimes.ca), reason)
     if orphans:
-        names = ", ".join(_fingerprints(frozenset(orphans)))
+        names = ", ".join(_fingerprints(orphans))
         reason = f"CA {names} is trusted and may be in use, and this Secret does not know it"
         return Change(secret, _demoted(authority, adopted, now, lifetimes), "adopt", reason)
     if authority.next:
@@ -193,10 +139,6 @@ def _change(
     if authority.signing and (reason := _ends(authority.signing, now, lifetimes)):
         return Introduce(secret, authority, Validity.starting(now, lifetimes.ca), reason)
     return _forget(observed, now, lifetimes, secret)
-
-
-def _lost(observed: Observed) -> str:
-    return observed.problem or "holds no key"
 
 
 def _demoted(authority: Authority, adopted: tuple[Retired, ...], now: datetime, lifetimes: Lifetimes) -> Authority:
@@ -298,7 +240,7 @@ def _forget(observed: Observed, now: datetime, lifetimes: Lifetimes, secret: Tar
     over = [one for one in over if not any(chain.signed(one.certificate, pem) for pem in served)]
     if not over or not steady:
         return None
-    names = ", ".join(_fingerprints({one.certificate for one in over}))
+    names = ", ".join(_fingerprints(one.certificate for one in over))
     kept = tuple(one for one in observed.authority.retired if one not in over)
     reason = f"all that CA {names} has signed is over"
     return Change(secret, replace(observed.authority, retired=kept), "forget", reason)

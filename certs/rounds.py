@@ -10,8 +10,9 @@ from certs.authority import issue_ca, issue_leaf
 from certs.kube import ConflictError, KubeError
 from certs.objects import Installation, Target
 from certs.reading import Memory, Object, Reading, observe
-from certs.rotation import Change, Create, Introduce, Issue, Lifetimes, Publish, Step, plan
+from certs.rotation import Lifetimes, plan
 from certs.state import Observed, encode, render
+from certs.steps import Change, Create, Introduce, Issue, Publish, Step
 
 MAX_ROUNDS = 20  # of one `settle`; a first installation takes five, and each race that is lost one more
 

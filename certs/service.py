@@ -20,8 +20,8 @@ from http import HTTPStatus
 from certs.kube import REASONS, WATCHED, ConflictError, Kube, KubeError
 from certs.logs import log, tell
 from certs.metrics import CONTENT_TYPE, Metrics
-from certs.rotation import Step
 from certs.rounds import Keeper, settle
+from certs.steps import Step
 
 FAILURES = (*REASONS, "internal")
 PAUSE_SECONDS = 1  # between two looks, however much changes

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 from certs import chain
-from certs.rotation import Lifetimes, Step, awaited, renewal
+from certs.rotation import Lifetimes, awaited, renewal
 from certs.state import Leaf, Observed, Trust, covers
+from certs.steps import Step
 
 
 def steps(planned: Sequence[Step]) -> Iterator[str]:

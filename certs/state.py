@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from certs import chain
 from certs.bundle import Bundle, Validity
-from certs.objects import Target
+from certs.objects import CERTIFICATE, KEY, Target
 
 _NONE = timedelta(0)
 
@@ -114,12 +114,12 @@ def decode(data: Mapping[str, bytes]) -> tuple[Authority, str]:
     return Authority(signing, following, _retired(data, problems)), "; ".join(problems)
 
 
-def decode_leaf(data: Mapping[str, bytes], certificate: str, key: str) -> tuple[Bundle | None, str]:
+def decode_leaf(data: Mapping[str, bytes]) -> tuple[Bundle | None, str]:
     """The pair in a server's Secret, and what is wrong with it."""
     if not data:
         return None, "is empty"
-    bundle = chain.pair(data.get(certificate, b""), data.get(key, b""))
-    return bundle, "" if bundle else f"{certificate} and {key} are no matching pair"
+    bundle = chain.pair(data.get(CERTIFICATE, b""), data.get(KEY, b""))
+    return bundle, "" if bundle else f"{CERTIFICATE} and {KEY} are no matching pair"
 
 
 def _authority(data: Mapping[str, bytes], name: str, problems: list[str]) -> Bundle | None:

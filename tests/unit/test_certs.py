@@ -1,5 +1,6 @@
 """certs: what `python -m certs dev` writes is accepted by strict clients, and its key stays private."""
 
+import re
 import socket
 import ssl
 import stat
@@ -120,7 +121,7 @@ def test_the_example_in_the_help_runs(tmp_path: Path) -> None:
     help_text = subprocess.run(
         [sys.executable, "-m", "certs", "dev", "--help"], capture_output=True, text=True, check=True
     )
-    example = " ".join(help_text.stdout.partition("example: python -m ")[2].split())
+    (example,) = re.findall(r"^  python -m (certs dev .*)$", help_text.stdout, re.MULTILINE)
     arguments = example.replace("/tmp/tls", str(tmp_path)).split()
     subprocess.run([sys.executable, "-m", *arguments], capture_output=True, check=True)
     assert (tmp_path / "tls.key").exists()

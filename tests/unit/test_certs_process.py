@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import get_args
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -12,12 +13,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from certs import service
 from certs.__main__ import main
 from certs.kube import ConflictError, KubeError
-from certs.metrics import STEPS, Metrics
+from certs.metrics import Metrics
 from certs.objects import CONFIGURATIONS, Installation, Target
 from certs.reading import Object, Reading
 from certs.rehearsal import Rehearsal
-from certs.rotation import Lifetimes, Step
+from certs.rotation import Lifetimes
 from certs.rounds import MAX_ROUNDS, Keeper, settle
+from certs.steps import Step, Verb
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 INSTALLATION = Installation()
@@ -97,7 +99,7 @@ def test_a_registration_that_is_not_installed_is_no_mismatch() -> None:
     assert "envoy_sidecar_certs_trust_matches['mutating']" not in shown(store)
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", get_args(Verb))
 def test_every_step_is_counted_from_the_start(step: str) -> None:
     assert samples(Metrics(service.FAILURES))[f"envoy_sidecar_certs_steps_total['{step}']"] == 0
 

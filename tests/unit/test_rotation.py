@@ -10,8 +10,9 @@ from certs import chain
 from certs.authority import issue_ca, issue_leaf
 from certs.bundle import Bundle, Validity
 from certs.objects import CONFIGURATIONS, Installation, Target
-from certs.rotation import Change, Introduce, Issue, Lifetimes, Publish, Step, plan, renewal
+from certs.rotation import Lifetimes, plan, renewal
 from certs.state import Authority, Leaf, Observed, Retired, Trust, covers, decode, encode, render
+from certs.steps import Change, Introduce, Issue, Publish, Step
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 DAY = timedelta(days=1)

@@ -23,9 +23,10 @@ from certs.kube import ConflictError
 from certs.objects import CONFIG_MAP_KEY, CONFIGURATIONS, Installation, Target
 from certs.reading import Object, Reading, data, version
 from certs.rehearsal import Rehearsal
-from certs.rotation import Lifetimes, Step
+from certs.rotation import Lifetimes
 from certs.rounds import Keeper
 from certs.state import decode, decode_leaf
+from certs.steps import Step
 
 START = datetime(2026, 11, 25, 12, tzinfo=UTC)
 INSTALLATION = Installation()
@@ -67,7 +68,7 @@ def content(target: Target, found: Object | None) -> frozenset[bytes]:
         return frozenset()
     match target.kind:
         case "Secret":
-            bundle, _ = decode_leaf(data(found), "tls.crt", "tls.key")
+            bundle, _ = decode_leaf(data(found))
             return frozenset([bundle.certificate] if bundle else [])
         case "ConfigMap":
             return frozenset(chain.read((found.get("data") or {}).get(CONFIG_MAP_KEY, "").encode()))
