@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from controlplane.extensions import Json
-from controlplane.xds.mesh import Key, Mesh
+from controlplane.xds.mesh import Endpoint, Key, Mesh, Port
 from controlplane.xds.snapshot import Caller
 from controlplane.xds.translate import Choices
 from controlplane.xds.translated import Translated
@@ -91,4 +91,10 @@ def translated(*objects: Json, choices: Choices | None = None) -> Translated:
 
 def addresses(of: Mesh, name: str = "orders", port: str = "", namespace: str = "shop") -> list[str]:
     """Those of the endpoints of a Service's port."""
-    return [one.address for one in of.endpoints.get(Key(namespace, name), {}).get(port, ())]
+    return [one.address for one in endpoints_of(of, name, port, namespace)]
+
+
+def endpoints_of(of: Mesh, name: str = "orders", port: str = "", namespace: str = "shop") -> tuple[Endpoint, ...]:
+    """The endpoints of a Service's port of that name; none if there is no such Service."""
+    found = of.service(Key(namespace, name))
+    return of.endpoints_of(found, Port(1, port)) if found else ()

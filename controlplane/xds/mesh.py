@@ -1,7 +1,7 @@
 """The cluster in our words: Services, their endpoints, and the pods whose proxies ask. Values only, all immutable."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
@@ -66,11 +66,11 @@ class Service:
 class Endpoint:
     """Where a port of a Service is served. Not `ready`: it is terminating, and still serves.
 
-    `zones` and `nodes` are those whose callers should prefer it, by the hints of its slice.
+    `zones` and `nodes` are those whose callers should prefer it, by the hints of its slice. `port` is 0 in a Batch.
     """
 
     address: str
-    port: int
+    port: int = 0
     ready: bool = True
     pod: str = ""
     node: str = ""
@@ -92,7 +92,23 @@ class Workload:
     problems: tuple[Problem, ...] = ()
 
 
-Endpoints = Mapping[str, tuple[Endpoint, ...]]  # by the name of the Service's port
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Endpoints that serve the same ports, as a slice has them; `ports` are numbers by the name of the Service's port.
+
+    A slice of 33 KB may have 1,000 endpoints and 100 ports: what serves which is spelled out when it is asked for.
+    """
+
+    family: str
+    ports: tuple[tuple[str, int], ...]
+    endpoints: tuple[Endpoint, ...]
+
+    def numbers(self, name: str) -> tuple[int, ...]:
+        """At which the Service's port of that name is served."""
+        return tuple(number for one, number in self.ports if one == name)
+
+
+MOST_PLACES = 50_000  # of all ports of a Service: each is some bytes of memory here and in every caller's Envoy
 _NONE: Mapping[str, Service] = MappingProxyType({})
 
 
@@ -101,7 +117,7 @@ class Mesh:
     """The cluster at one moment. Services by namespace and name; `zones` by node."""
 
     services: Mapping[str, Mapping[str, Service]] = field(default_factory=dict)
-    endpoints: Mapping[Key, Endpoints] = field(default_factory=dict)
+    endpoints: Mapping[Key, tuple[Batch, ...]] = field(default_factory=dict)  # without empty ones
     zones: Mapping[str, str] = field(default_factory=dict)
     workloads: Mapping[Key, Workload] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()  # of objects that could not be read at all, and of slices
@@ -116,6 +132,31 @@ class Mesh:
             for name in sorted(self.services[namespace]):
                 yield self.services[namespace][name]
 
+    def batches_of(self, service: Service, port: Port) -> tuple[Batch, ...]:
+        """What has endpoints of that port.
+
+        In a dual-stack cluster every pod is in slices of both families: the preferred one's are taken, if it has any.
+        """
+        batches = self.endpoints.get(service.key, ())
+        families = {one.family for one in batches}
+        chosen = min(families, key=lambda family: (family != service.families[0], family), default="")
+        return tuple(one for one in batches if one.family == chosen and one.numbers(port.name))
+
     def endpoints_of(self, service: Service, port: Port) -> tuple[Endpoint, ...]:
         """The endpoints of one port, in the order of their addresses."""
-        return self.endpoints.get(service.key, {}).get(port.name, ())
+        return merged(self.batches_of(service, port), port.name, MOST_PLACES // max(len(service.ports), 1))
+
+
+def merged(batches: Iterable[Batch], name: str, most: int) -> tuple[Endpoint, ...]:
+    """The endpoints of all together, each address and port once, in their order; `most` at most.
+
+    Between two slices a pod may be in both: whoever calls it ready is not older than its readiness.
+    """
+    found: dict[tuple[str, int], Endpoint] = {}
+    for batch in batches:
+        for number in batch.numbers(name):
+            for one in batch.endpoints:
+                place = one.address, number
+                if place not in found or one.ready > found[place].ready:
+                    found[place] = one
+    return tuple(replace(found[place], port=place[1]) for place in sorted(found)[:most])

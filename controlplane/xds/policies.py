@@ -13,6 +13,7 @@ from controlplane.xds.values import Balancing, HashOn, PortProtocol, RetryMethod
 
 PREFIX = "envoy-sidecar.io/"
 MAX_SHOWN = 80  # characters of a value, in a message
+MAX_UNKNOWN = 10  # annotations of our prefix for which the nearest is looked for, which takes 0.4 ms each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,17 +75,22 @@ def read(annotations: Mapping[str, str]) -> tuple[Policy, tuple[str, ...]]:
     """The policy of a Service with these annotations, and what is wrong with them, a sentence each."""
     problems: list[str] = []
     chosen: dict[str, Any] = {}
+    unknown = 0
     for key, text in sorted(annotations.items()):
         if not key.startswith(PREFIX):
             continue
         row = BY_KEY.get(key)
         if row is None:
-            problems.append(f"{_shown(key)} is no annotation of a Service{_did_you_mean(key)}")
+            unknown += 1
+            if unknown <= MAX_UNKNOWN:
+                problems.append(f"{_shown(key)} is no annotation of a Service{_did_you_mean(key)}")
             continue
         try:
             chosen[row.field] = row.parse(text)
         except ValueError as error:
             problems.append(f"{key}: {_shown(text)}: {error}")
+    if unknown > MAX_UNKNOWN:
+        problems.append(f"{unknown - MAX_UNKNOWN} more are no annotations of a Service")
     policy = replace(DEFAULT, **chosen)
     if policy.balancing == "consistent-hash" and "hash_on" not in chosen:
         problems.append(

@@ -4,6 +4,7 @@ The sources of the rules are kube-proxy and the API reference of Service and End
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -11,13 +12,14 @@ import msgspec
 
 from controlplane.ports import PORTS
 from controlplane.xds import addresses, objects, policies
-from controlplane.xds.mesh import Endpoint, Key, Locality, Port, Problem, Protocol, Service, Workload
+from controlplane.xds.mesh import Batch, Endpoint, Key, Locality, Port, Problem, Protocol, Service, Workload
 from controlplane.xds.policies import PREFIX, Policy
 
 MAX_PORT = 65535
 MAX_PORTS = 128  # of a Service: each is a cluster in every caller's Envoy
 MAX_ENDPOINTS = 10_000  # of a slice; the API server allows 1,000
 MAX_UPSTREAMS = 128  # of a pod
+MAX_PROBLEMS = 10  # of an object, each of which is told; the others are counted
 OWNER = "kubernetes.io/service-name"  # the label by which a slice names its Service
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
@@ -27,18 +29,22 @@ _NAME = re.compile(r"[A-Za-z0-9]([-_.A-Za-z0-9]{0,251}[A-Za-z0-9])?", re.ASCII) 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """One EndpointSlice: endpoints by the name of the Service's port. `key` is its own name."""
+    """One EndpointSlice. `key` is its own name."""
 
     key: Key
     service: Key
-    family: Literal["IPv4", "IPv6"]
-    ports: tuple[tuple[str, tuple[Endpoint, ...]], ...] = ()
+    batch: Batch
     problems: tuple[Problem, ...] = ()
 
+    def has_more_than(self, other: "Slice | None") -> bool:
+        """Whether somebody takes requests here who does not there."""
+        if other is None or set(self.batch.ports) - set(other.batch.ports):
+            return self._ready != frozenset()
+        return not self._ready <= other._ready
+
     @property
-    def ready(self) -> frozenset[tuple[str, str, int]]:
-        """The endpoints that take requests."""
-        return frozenset((name, one.address, one.port) for name, many in self.ports for one in many if one.ready)
+    def _ready(self) -> frozenset[str]:
+        return frozenset(one.address for one in self.batch.endpoints if one.ready)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +78,7 @@ def service(raw: Any) -> Service | Problem:
         locality=_locality(spec, found.metadata.annotations or {}),
         sticky=spec.session_affinity == "ClientIP",
         policy=policy,
-        problems=tuple(_problem("Service", found.metadata, message) for message in (*problems, *refused, *left_out)),
+        problems=_problems("Service", found.metadata, (*problems, *refused, *left_out)),
     )
 
 
@@ -152,22 +158,21 @@ def endpoint_slice(raw: Any) -> Slice | Problem | None:
         return None
     problems: list[str] = []
     usable = [one for one in (found.endpoints or [])[:MAX_ENDPOINTS] if _serves(one)]
-    located = [(one, ip) for one in usable if (ip := _kept(one, problems))]
-    ports = []
+    located = tuple(_endpoint(one, ip) for one in usable if (ip := _kept(one, problems)))
+    ports: list[tuple[str, int]] = []
     for port in (found.ports or [])[:MAX_PORTS]:
         if port.protocol not in (None, "", "TCP"):
             continue
         number = port.port or 0  # null would be every port
         if 0 < number <= MAX_PORT:
-            ports.append((port.name or "", tuple(_endpoint(one, ip, number) for one, ip in located)))
+            ports.append((port.name or "", number))
         else:
             problems.append(f"port {port.port}: not from 1 to {MAX_PORT}")
     return Slice(
         key=Key(metadata.namespace, metadata.name),
         service=Key(metadata.namespace, owner),
-        family="IPv4" if found.address_type == "IPv4" else "IPv6",
-        ports=tuple(ports),
-        problems=tuple(_problem("EndpointSlice", metadata, message) for message in problems),
+        batch=Batch(found.address_type, tuple(ports), located),
+        problems=_problems("EndpointSlice", metadata, problems),
     )
 
 
@@ -185,11 +190,10 @@ def _kept(endpoint: objects.Endpoint, problems: list[str]) -> str:
     return ip
 
 
-def _endpoint(one: objects.Endpoint, ip: str, port: int) -> Endpoint:
+def _endpoint(one: objects.Endpoint, ip: str) -> Endpoint:
     hints, target = one.hints or objects.Hints(), one.target_ref or objects.Reference()
     return Endpoint(
         address=ip,
-        port=port,
         ready=(one.conditions or objects.Conditions()).ready is not False,
         pod=(target.name or "") if target.kind == "Pod" else "",
         node=_word(one.node_name),
@@ -235,6 +239,12 @@ def _convert(raw: Any, form: type[_T], kind: str) -> _T | Problem:
 
 def _problem(kind: str, metadata: objects.Metadata, message: str) -> Problem:
     return Problem(f"{kind} {metadata.namespace}/{metadata.name}", message)
+
+
+def _problems(kind: str, metadata: objects.Metadata, messages: Sequence[str]) -> tuple[Problem, ...]:
+    """The first of them: an object may have as many as it has bytes."""
+    more = [f"and {len(messages) - MAX_PROBLEMS} more"] if len(messages) > MAX_PROBLEMS else []
+    return tuple(_problem(kind, metadata, message) for message in (*messages[:MAX_PROBLEMS], *more))
 
 
 def _word(text: str | None) -> str:

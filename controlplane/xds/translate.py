@@ -47,8 +47,10 @@ def of_service(kind: Kind, name: str, mesh: Mesh, choices: Choices) -> Recipe | 
     service, port, variant = found
     if kind is Kind.CLUSTER:
         return Recipe((service,), lambda: clusters.cluster(name, service, port, choices.domain))
-    known = mesh.endpoints_of(service, port)
-    return Recipe((service.locality, known), lambda: endpoints.assignment(name, service.locality, variant, known))
+    return Recipe(
+        (service.locality, len(service.ports), mesh.batches_of(service, port)),
+        lambda: endpoints.assignment(name, service.locality, variant, mesh.endpoints_of(service, port)),
+    )
 
 
 def of_view(kind: Kind, port: int, of: View, members: Sequence[Service], choices: Choices) -> Recipe | None:

@@ -27,6 +27,7 @@ CONDITIONS = (
 
 
 DAY = 24 * 3_600_000
+MAX_ENTRIES = 128  # of a list by port: a Service has no more
 
 
 def integer(low: int, high: int) -> Callable[[str], int]:
@@ -105,7 +106,10 @@ def health_check(text: str) -> str:
 def protocols(text: str) -> tuple[tuple[int, PortProtocol], ...]:
     words = get_args(PortProtocol)
     found: dict[int, PortProtocol] = {}
-    for entry in text.split(","):
+    entries = text.split(",", MAX_ENTRIES)
+    if len(entries) > MAX_ENTRIES:
+        raise ValueError(f"use at most {MAX_ENTRIES} entries")
+    for entry in entries:
         match = re.fullmatch(r"\s*(?:([0-9]{1,5})=)?([a-z]+)\s*", entry, re.ASCII)
         port = int(match[1] or 0) if match else -1
         if not match or match[2] not in words or not 0 <= port <= 65535 or port in found:

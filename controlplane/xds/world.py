@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, cast
 
 from controlplane.xds import reading
-from controlplane.xds.mesh import Endpoint, Endpoints, Key, Mesh, Problem, Service, Workload
+from controlplane.xds.mesh import MOST_PLACES, Batch, Key, Mesh, Problem, Service, Workload
 from controlplane.xds.reading import Node, Slice
 
 What = Literal["Service", "EndpointSlice", "Pod", "Node"]
@@ -90,7 +90,7 @@ class World:
             case Slice(service=service):
                 self._slices[service][name] = found
                 self._touched.add(service)
-                self._rest = self._rest or bool(found.problems)
+                self._rest = self._rest or bool(found.problems) or self._places(service) > MOST_PLACES
             case _:
                 self._rest = True
 
@@ -101,11 +101,11 @@ class World:
             case Service():
                 self._services.add(name)
             case Slice(service=service) as former:
+                self._rest = self._rest or bool(former.problems) or self._places(service) > MOST_PLACES
                 self._slices[service].pop(name, None)
                 self._touched.add(service)
-                if former.ready - (now.ready if isinstance(now, Slice) else frozenset()):
+                if former.has_more_than(now if isinstance(now, Slice) else None):
                     self._fewer.add(service)
-                self._rest = self._rest or bool(former.problems)
             case _:
                 self._rest = True
 
@@ -122,7 +122,7 @@ class World:
                 own.pop(name.name, None)
         return {namespace: own for namespace, own in merged.items() if own}
 
-    def _merged_endpoints(self, chosen: Iterable[Key]) -> Mapping[Key, Endpoints]:
+    def _merged_endpoints(self, chosen: Iterable[Key]) -> Mapping[Key, tuple[Batch, ...]]:
         if not chosen:
             return self._mesh.endpoints
         merged = dict(self._mesh.endpoints)
@@ -131,8 +131,8 @@ class World:
             slices = self._slices.get(name, {})
             if not slices:
                 self._slices.pop(name, None)
-            former = merged.pop(name, {})
-            now = endpoints_of(service, slices.values()) if isinstance(service, Service) else {}
+            former = merged.pop(name, ())
+            now = _batches(slices) if isinstance(service, Service) else ()
             if now:
                 merged[name] = former if former == now else now
         return merged
@@ -145,6 +145,11 @@ class World:
         now = {name: pod for name, pod in self._there["Pod"].items() if isinstance(pod, Workload)}
         return self._mesh.workloads if now == self._mesh.workloads else now
 
+    def _places(self, service: Key) -> int:
+        """How many there are at which a port of that Service is served."""
+        batches = (one.batch for one in self._slices.get(service, {}).values())
+        return sum(len(batch.ports) * len(batch.endpoints) for batch in batches)
+
     def _problems(self) -> tuple[Problem, ...]:
         found: set[Problem] = set()
         for objects in self._there.values():
@@ -156,26 +161,15 @@ class World:
                         found.update(problems)
                     case _:
                         pass
+        message = f"of all ports together, more than {MOST_PLACES} endpoints: each port has the first of its own only"
+        found.update(Problem(f"Service {name}", message) for name in self._slices if self._places(name) > MOST_PLACES)
         return tuple(sorted(found, key=lambda problem: (problem.about, problem.message)))
 
 
-def endpoints_of(service: Service, slices: Iterable[Slice]) -> Endpoints:
-    """The endpoints of all slices together, each address once.
-
-    In a dual-stack cluster every pod is in slices of both families: the preferred one's are taken, if it has any.
-    """
-    by_family: dict[str, dict[str, dict[tuple[str, int], Endpoint]]] = {}
-    for one in sorted(slices, key=lambda one: one.key):
-        for name, endpoints in one.ports:
-            merged = by_family.setdefault(one.family, {}).setdefault(name, {})
-            for endpoint in endpoints:
-                place = endpoint.address, endpoint.port
-                # Between two slices a pod may be in both: whoever calls it ready is not older than its readiness.
-                if place not in merged or endpoint.ready > merged[place].ready:
-                    merged[place] = endpoint
-    order = sorted(by_family, key=lambda family: (family != service.families[0], family))
-    chosen = next((by_family[family] for family in order if any(by_family[family].values())), {})
-    return {name: tuple(merged[place] for place in sorted(merged)) for name, merged in sorted(chosen.items()) if merged}
+def _batches(slices: Mapping[Key, Slice]) -> tuple[Batch, ...]:
+    """What has endpoints, in the order of the slices' names."""
+    batches = (slices[name].batch for name in sorted(slices))
+    return tuple(batch for batch in batches if batch.endpoints and batch.ports)
 
 
 def key_of(raw: Any) -> Key:

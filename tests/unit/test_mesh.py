@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from controlplane.extensions import Json
 from controlplane.xds import reading
-from controlplane.xds.mesh import Key, Problem, Service, Workload
+from controlplane.xds.mesh import Problem, Service, Workload
 from controlplane.xds.world import WHAT, What, World
 from tests import cluster
-from tests.cluster import addresses, endpoint, mesh, service, slice_of, terminating
+from tests.cluster import addresses, endpoint, endpoints_of, mesh, service, slice_of, terminating
 
 
 def read(raw: Json) -> Service:
@@ -135,7 +135,7 @@ def test_endpoints_of_several_slices_are_those_of_all() -> None:
 
 def test_a_pod_in_two_slices_is_one_endpoint_and_ready_if_one_of_them_says_so() -> None:
     found = mesh(service(), slice_of(endpoints=[terminating("10.0.0.1")]), slice_of(suffix="b"))
-    (only,) = found.endpoints[Key("shop", "orders")][""]
+    (only,) = endpoints_of(found)
     assert only.ready
 
 
@@ -161,14 +161,14 @@ def test_an_endpoint_counts_if_it_is_ready_or_is_terminating_and_still_serves(co
 def test_a_named_port_has_the_endpoints_of_that_name() -> None:
     raw = service(ports=[{"name": "http", "port": 80}, {"name": "admin", "port": 81}])
     found = mesh(raw, slice_of(ports=[{"name": "http", "port": 8080}, {"name": "admin", "port": 9000}]))
-    ports = {name: [one.port for one in many] for name, many in found.endpoints[Key("shop", "orders")].items()}
+    ports = {name: [one.port for one in endpoints_of(found, port=name)] for name in ("http", "admin")}
     assert ports == {"http": [8080], "admin": [9000]}
 
 
 def test_pods_that_give_a_port_another_number_are_called_there() -> None:
     other = slice_of(endpoints=["10.0.0.2"], ports=[{"port": 9090}], suffix="b")
     found = mesh(service(), slice_of(), other)
-    assert [one.port for one in found.endpoints[Key("shop", "orders")][""]] == [8080, 9090]
+    assert [one.port for one in endpoints_of(found)] == [8080, 9090]
 
 
 @pytest.mark.parametrize(
@@ -296,5 +296,5 @@ def test_endpoints_are_told_of_by_pod_and_node() -> None:
     found = mesh(
         service(), slice_of(endpoints=[endpoint(targetRef={"kind": "Pod", "name": "o-1"}, nodeName="n1", zone="eu-1a")])
     )
-    (only,) = found.endpoints[Key("shop", "orders")][""]
+    (only,) = endpoints_of(found)
     assert (only.pod, only.node, only.zone) == ("o-1", "n1", "eu-1a")
