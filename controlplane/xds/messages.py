@@ -1,7 +1,7 @@
 """A resource in JSON, made Envoy's message and checked as Envoy would check it, before any proxy sees it."""
 
-import copy
 import json
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from importlib import import_module
 from typing import Any
@@ -53,15 +53,16 @@ class InvalidResource(Exception):
 
 def encode(kind: Kind, source: Json) -> bytes:
     """A serialised google.protobuf.Any of that type. Raises InvalidResource."""
-    match kind:
-        case Kind.ROUTES:
-            value = _routes(source)
-        case Kind.CLUSTER:
-            value = _cluster(source)
-        case _:
-            value = _checked(kind, source)
+    try:
+        value = _MAKERS[kind](source)
+    except (TypeError, ValueError) as error:  # of another type than the field's, or out of its range
+        raise InvalidResource(str(error)) from None
     body: bytes = any_pb2.Any(type_url=kind, value=value).SerializeToString(deterministic=True)
     return body
+
+
+def _listener(source: Json) -> bytes:
+    return _serialised(_parsed(Kind.LISTENER, source))
 
 
 def _routes(source: Json) -> bytes:
@@ -69,18 +70,49 @@ def _routes(source: Json) -> bytes:
     rest = {key: value for key, value in source.items() if key != "virtual_hosts"}
     hosts = (_host(json.dumps(host, sort_keys=True)) for host in source["virtual_hosts"])
     # Messages in a row are one message: what is repeated in them is appended.
-    return b"".join((_checked(Kind.ROUTES, rest), *hosts))
+    return b"".join((_serialised(_parsed(Kind.ROUTES, rest)), *hosts))
 
 
 @lru_cache(maxsize=8192)
 def _host(text: str) -> bytes:
-    return _checked(Kind.ROUTES, {"virtual_hosts": [json.loads(text)]})
+    """Most differ in nothing but their names, and those of the clusters that they lead to."""
+    host = json.loads(text)
+    to = [route["route"] for route in host.get("routes", []) if "cluster" in route.get("route", {})]
+    clusters = [one["cluster"] for one in to]
+    for one in to:
+        one["cluster"] = _ANY
+    whole: Any = route_pb2.RouteConfiguration()
+    whole.CopyFrom(_host_like(json.dumps(host | {"name": _ANY, "domains": [_ANY]})))
+    (message,) = whole.virtual_hosts
+    message.name, message.domains[:] = host["name"], host.get("domains", [])
+    _check(rules.broken_of(message, "name", "domains"))
+    leading = [route.route for route in message.routes if route.route.cluster]
+    for action, cluster in zip(leading, clusters, strict=True):
+        action.cluster = cluster
+        _check(rules.broken_of(action, "cluster"))
+    return _serialised(whole)
+
+
+@lru_cache(maxsize=1024)
+def _host_like(text: str) -> Message:
+    return _parsed(Kind.ROUTES, {"virtual_hosts": [json.loads(text)]})
 
 
 def _cluster(source: Json) -> bytes:
+    """Most differ in nothing but their names."""
+    message: Any = cluster_pb2.Cluster()
+    message.CopyFrom(_cluster_like(json.dumps(source | {name: _ANY for name in _NAMES if name in source})))
+    for name in _NAMES:
+        setattr(message, name, source.get(name, ""))
+    _check(rules.broken_of(message, *_NAMES))
+    return _serialised(message)
+
+
+@lru_cache(maxsize=1024)
+def _cluster_like(text: str) -> Message:
     """With a field of Envoy 1.40's that the messages at hand do not know: `budget_interval`, a Duration, the third of
     RetryBudget. What a message does not know, it keeps as it came."""
-    known = copy.deepcopy(source)
+    known = json.loads(text)
     limits = known.get("circuit_breakers", {}).get("thresholds", [])
     intervals = [one.get("retry_budget", {}).pop("budget_interval", None) for one in limits]
     message: Any = _parsed(Kind.CLUSTER, known)
@@ -90,12 +122,56 @@ def _cluster(source: Json) -> bytes:
             duration.FromJsonString(interval)
             body = duration.SerializeToString()
             limit.retry_budget.MergeFromString(bytes((3 << 3 | 2, len(body))) + body)
+    found: Message = message
+    return found
+
+
+def _endpoints(source: Json) -> bytes:
+    """Most endpoints differ in nothing but their addresses."""
+    frame = source | {
+        "cluster_name": _ANY,
+        "endpoints": [group | {"lb_endpoints": []} for group in source["endpoints"]],
+    }
+    message: Any = endpoint_pb2.ClusterLoadAssignment()
+    message.CopyFrom(_endpoints_like(json.dumps(frame)))
+    message.cluster_name = source["cluster_name"]
+    _check(rules.broken_of(message, "cluster_name"))
+    for group, known in zip(message.endpoints, source["endpoints"], strict=True):
+        for one in known["lb_endpoints"]:
+            _add_endpoint(group.lb_endpoints, one)
+    return _serialised(message)
+
+
+def _add_endpoint(endpoints: Any, source: Json) -> None:
+    address = source["endpoint"]["address"]["socket_address"]
+    known = source["endpoint"] | {"address": {"socket_address": address | _ANYWHERE}}
+    message = endpoints.add()
+    message.CopyFrom(_endpoint_like(json.dumps(source | {"endpoint": known})))
+    socket = message.endpoint.address.socket_address
+    socket.address, socket.port_value = address["address"], address["port_value"]
+    _check(rules.broken_of(socket, *_ANYWHERE))
+
+
+@lru_cache(maxsize=1024)
+def _endpoints_like(text: str) -> Message:
+    return _parsed(Kind.ENDPOINTS, json.loads(text))
+
+
+@lru_cache(maxsize=1024)
+def _endpoint_like(text: str) -> Message:
+    whole: Any = _parsed(Kind.ENDPOINTS, {"cluster_name": _ANY, "endpoints": [{"lb_endpoints": [json.loads(text)]}]})
+    found: Message = whole.endpoints[0].lb_endpoints[0]
+    return found
+
+
+# In the place of what is not the same in most.
+_ANY = "any"
+_ANYWHERE = {"address": _ANY, "port_value": 1}
+_NAMES = ("name", "alt_stat_name")
+
+
+def _serialised(message: Message) -> bytes:
     serialised: bytes = message.SerializeToString(deterministic=True)
-    return serialised
-
-
-def _checked(kind: Kind, source: Json) -> bytes:
-    serialised: bytes = _parsed(kind, source).SerializeToString(deterministic=True)
     return serialised
 
 
@@ -105,10 +181,23 @@ def _parsed(kind: Kind, source: Json) -> Message:
         message = json_format.Parse(json.dumps(source), MESSAGES[kind]())
     except json_format.ParseError as error:
         raise InvalidResource(str(error)) from None
+    _check(rules.broken(message))
+    return message
+
+
+def _check(problems: Iterator[str]) -> None:
+    """Raises InvalidResource with the first."""
     try:
-        problem = next(rules.broken(message), None)
+        problem = next(problems, None)
     except rules.UnknownRule as rule:
         problem = f"a rule of Envoy's that is not known here: {rule}"
     if problem is not None:
         raise InvalidResource(problem)
-    return message
+
+
+_MAKERS: dict[Kind, Callable[[Json], bytes]] = {
+    Kind.CLUSTER: _cluster,
+    Kind.ENDPOINTS: _endpoints,
+    Kind.LISTENER: _listener,
+    Kind.ROUTES: _routes,
+}

@@ -40,6 +40,17 @@ def broken(message: Message, path: str = "") -> Iterator[str]:
             yield from _of_field(value, field, known.fields[field.name], f"{path}.{field.name}" if path else field.name)
 
 
+def broken_of(message: Message, *names: str) -> Iterator[str]:
+    """The same of these fields alone, set or not."""
+    known, there = _rules(message.DESCRIPTOR), {field.name: (field, value) for field, value in message.ListFields()}
+    for name in names:
+        if name not in there:
+            yield from (f"{name}: {complaint}" for complaint in [known.expected.get(name)] if complaint)
+        elif name in known.fields:
+            field, value = there[name]
+            yield from _of_field(value, field, known.fields[name], name)
+
+
 def _of_any(message: any_pb2.Any, path: str) -> Iterator[str]:
     try:
         inner = GetMessageClass(descriptor_pool.Default().FindMessageTypeByName(message.TypeName()))()
