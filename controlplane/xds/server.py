@@ -176,7 +176,8 @@ class Server:
         assert self._authenticator is not None
         metadata = dict(stream.invocation_metadata() or ())
         authorization = metadata.get("authorization")
-        return await self._authenticator.identify(authorization if isinstance(authorization, str) else None)
+        shown = authorization if isinstance(authorization, str) else None
+        return await self._authenticator.identify(shown, stream.peer().rpartition(":")[0])
 
     @contextmanager
     def _admitted(self, stream: Stream, identity: Identity) -> Iterator[Session]:

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 from typing import Any
 
 import pytest
@@ -34,24 +35,26 @@ class Api:
             raise answer
         return answer
 
-    def identify(self, *headers: str | None, waits: Sequence[float] = ()) -> list[Identity | str]:
+    def identify(
+        self, *headers: str | None, waits: Sequence[float] = (), addresses: Sequence[str] = ()
+    ) -> list[Identity | str]:
         """What becomes of callers with these headers, one after the other; of those refused, the reason."""
 
         async def story() -> list[Identity | str]:
             authenticator = Authenticator(self.review, executor, lambda: self.now)
             found = []
-            for header, wait in zip(headers, [*waits, *([0.0] * len(headers))], strict=False):
-                self.now += wait
-                found.append(await outcome(authenticator, header))
+            for header, wait, address in zip_longest(headers, waits, addresses):
+                self.now += wait or 0.0
+                found.append(await outcome(authenticator, header, address or ""))
             return found
 
         with ThreadPoolExecutor(4) as executor:
             return asyncio.run(story())
 
 
-async def outcome(authenticator: Authenticator, header: str | None) -> Identity | str:
+async def outcome(authenticator: Authenticator, header: str | None, address: str = "") -> Identity | str:
     try:
-        return await authenticator.identify(header)
+        return await authenticator.identify(header, address)
     except RefusedError as refusal:
         return refusal.reason
 
@@ -83,9 +86,18 @@ def test_without_a_token_nobody_is_let_in(header: str | None) -> None:
     assert Api().identify(header) == ["no_token"]
 
 
+NO_EXPIRY: list[object] = ["soon", None, [], 10**400]
+NO_AUDIENCE: list[object] = [None, 7, True]
+
+
 @pytest.mark.parametrize(
     "shown",
-    ["x", "a.b", "a.b.c", "....", "a.e30.c", "é.è.ê", "a." + "W" * 7000 + ".c", "x" * 9000, token(expires="soon")],
+    [
+        *("x", "a.b", "a.b.c", "....", "a.e30.c", "é.è.ê", "a." + "W" * 7000 + ".c", "x" * 9000),
+        *(token(expires=when) for when in NO_EXPIRY),
+        *(token(aud=audience) for audience in NO_AUDIENCE),
+    ],
+    ids=lambda shown: shown[:20],
 )
 def test_what_is_no_token_is_not_asked_about(shown: str) -> None:
     api = Api()
@@ -193,6 +205,48 @@ def test_answers_are_kept_of_so_many_tokens_only(monkeypatch: pytest.MonkeyPatch
     one, two, three = (bearer(token(f"shop/p{n}")) for n in range(3))
     api.identify(one, two, three, three, two, one)
     assert len(api.asked) == 4
+
+
+def bad(count: int) -> list[str]:
+    return [bearer(token(f"shop/bad-{number}")) for number in range(count)]
+
+
+def test_thousands_of_bad_tokens_of_one_address_are_asked_about_a_few_times() -> None:
+    api = Api({"authenticated": False})
+    assert api.identify(*bad(1000)) == ["invalid"] * 20 + ["busy"] * 980
+    assert len(api.asked) == 20
+
+
+def test_who_showed_bad_tokens_is_asked_about_again_after_a_while() -> None:
+    api = Api({"authenticated": False})
+    assert api.identify(*bad(23), waits=[0.0] * 21 + [2.0])[20:] == ["busy", "invalid", "busy"]
+
+
+def test_bad_tokens_of_one_address_keep_nobody_out_at_another() -> None:
+    api = Api(*[{"authenticated": False}] * 20, reviewed())
+    assert api.identify(*bad(21), GOOD, addresses=["ipv4:10.0.0.6"] * 21 + ["ipv4:10.0.0.1"])[20:] == ["busy", WEB]
+
+
+def test_good_tokens_of_one_address_are_as_many_as_may_be() -> None:
+    assert Api().identify(*bad(1000)) == [WEB] * 1000
+
+
+def test_an_api_server_that_is_gone_speaks_against_nobody() -> None:
+    api = Api(*[OSError("gone")] * 50, reviewed())
+    assert api.identify(*bad(50), GOOD)[49:] == ["unavailable", WEB]
+
+
+def test_bad_tokens_do_not_push_out_what_is_known_of_good_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity, "KEPT", 2)
+    monkeypatch.setattr(identity, "KEPT_REFUSALS", 2)
+    api = Api(reviewed(), {"authenticated": False})
+    assert api.identify(GOOD, *bad(10), GOOD)[-1] == WEB
+    assert len(api.asked) == 11
+
+
+def test_a_token_that_is_refused_after_all_is_known_as_refused() -> None:
+    api = Api(reviewed(), {"authenticated": False})
+    assert api.identify(GOOD, GOOD, GOOD, waits=[0.0, FRESH_SECONDS, 0.0]) == [WEB, "invalid", "invalid"]
 
 
 @pytest.mark.parametrize("node", ["web-0.shop", "web.with.dots.shop"])
