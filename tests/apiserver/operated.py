@@ -30,7 +30,7 @@ from tests.apiserver.processes import eventually, free_port, running
 
 SYSTEM, SHOP = "envoy-sidecar-system", "shop"
 WEBHOOK, CERTS, CONTROLPLANE = "envoy-sidecar-webhook", "envoy-sidecar-certs", "envoy-sidecar-controlplane"
-TLS, CA = "envoy-sidecar-webhook-tls", "envoy-sidecar-ca-key"
+TLS, XDS_TLS, CA = "envoy-sidecar-webhook-tls", "envoy-sidecar-controlplane-tls", "envoy-sidecar-ca-key"
 CONTROLLERS = (
     *control_plane.CONTROLLERS,
     "garbage-collector-controller",
@@ -56,6 +56,7 @@ class Operated:
     cluster: Cluster
     webhooks: list[Process] = field(default_factory=list)
     writers: list[Process] = field(default_factory=list)  # certs and the control plane
+    xds_port: int = field(default_factory=free_port)  # on loopback, where proxies are served
 
     @property
     def checkout(self) -> Path:
@@ -183,15 +184,16 @@ def _run_processes(up: Operated, stack: ExitStack) -> None:
     """Runs the node and our processes. The webhook's have a certificate when certs, whose rights are in
     `manifests/base`, has made one, and the overlay names their port."""
     cluster, directory = up.cluster, up.cluster.directory
-    mounted, own = directory / "mounted", directory / "kubelet"
-    mounted.mkdir()
+    mounted, own = {name: directory / name for name in (TLS, XDS_TLS)}, directory / "kubelet"
+    for folder in mounted.values():
+        folder.mkdir()
     subprocess.run([sys.executable, "-m", "certs", "dev", str(own)], cwd=CHECKOUT, check=True, capture_output=True)
     logs = {
         "webhook": [directory / f"webhook-{number}.log" for number in range(REPLICAS)],
         "certs": [directory / "certs.log"],
         "controlplane": [directory / "controlplane.log"],
     }
-    mounts = {f"/api/v1/namespaces/{SYSTEM}/secrets/{TLS}": mounted}
+    mounts = {f"/api/v1/namespaces/{SYSTEM}/secrets/{name}": folder for name, folder in mounted.items()}
     stack.enter_context(node.joined(cluster, own, logs, mounts))
 
     def run(account: str, package: str, *arguments: str) -> None:
@@ -204,9 +206,12 @@ def _run_processes(up: Operated, stack: ExitStack) -> None:
     cluster.kubectl("apply", "-k", str(up.checkout / "manifests" / "base"))
     settings = up.checkout / "manifests" / "base" / "settings.yaml"
     run(CERTS, "certs", "run", "--period-seconds=1", "--publication-delay-seconds=2")
-    run(CONTROLPLANE, "controlplane", "serve", "--settings", str(settings))
-    eventually(lambda: {"tls.crt", "tls.key"} <= {file.name for file in mounted.iterdir()}, f"see {logs['certs'][0]}")
-    replicas = [stack.enter_context(replica(log, settings, mounted)) for log in logs["webhook"]]
+    for folder in mounted.values():
+        files = {folder / "tls.crt", folder / "tls.key"}
+        eventually(lambda files=files: all(file.exists() for file in files), f"see {logs['certs'][0]}")  # type: ignore[misc]
+    discovery = ("--tls-directory", str(mounted[XDS_TLS]), "--xds-address", f"127.0.0.1:{up.xds_port}")
+    run(CONTROLPLANE, "controlplane", "serve", "--settings", str(settings), *discovery)
+    replicas = [stack.enter_context(replica(log, settings, mounted[TLS])) for log in logs["webhook"]]
     up.webhooks += [Process(one.process, one.metrics_port) for one in replicas]
     port = stack.enter_context(balanced(directory / "balancer.log", [one.port for one in replicas]))
     _write_overlay(up.mine, port)

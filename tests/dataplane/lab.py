@@ -86,13 +86,15 @@ class Pod:
 class Lab:
     """A node; `pod` starts pods on it, which end with it.
 
-    `config_maps` are those of their namespace besides the bootstrap, `hosts` what names stand for: of pods to come.
+    `config_maps` are those of their namespace besides the bootstrap, `hosts` what names stand for, and `issue` makes
+    a token from a pod's metadata and an audience: of pods to come.
     """
 
     def __init__(self, node: NetNs, folder: Path, stack: ExitStack) -> None:
         self.node, self.folder, self._stack = node, folder, stack
         self.config_maps: dict[str, Mapping[str, bytes]] = {}
         self.hosts: dict[str, str] = {}
+        self.issue: Callable[[Document, str], bytes] = _token
         self._numbers = count(1)
 
     def pod(
@@ -152,7 +154,7 @@ class Lab:
         """A folder for each volume; the bootstrap is the one that the control plane would have published."""
         bootstrap = config_map(settings.bootstrap, stored["metadata"]["namespace"])
         texts = {name: text.encode() for name, text in bootstrap["data"].items()}
-        known = {**self.config_maps, bootstrap["metadata"]["name"]: texts}
+        known = {bootstrap["metadata"]["name"]: texts, **self.config_maps}
         made = {}
         for volume in stored["spec"].get("volumes", []):
             place = made[volume["name"]] = folder / "volumes" / volume["name"]
@@ -163,7 +165,7 @@ class Lab:
                 case {"configMap": {"name": name, **how}} if name in known or how.get("optional"):
                     mounted.write(place, known.get(name, {}))
                 case {"projected": {"sources": [{"serviceAccountToken": {"audience": audience, "path": path}}]}}:
-                    mounted.write(place, {path: _token(stored["metadata"], audience)})
+                    mounted.write(place, {path: self.issue(stored["metadata"], audience)})
                 case _:
                     raise NotImplementedError(f"the lab has no such volume: {volume}")
         return made

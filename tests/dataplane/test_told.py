@@ -15,7 +15,7 @@ from tests.apiserver.processes import eventually
 from tests.dataplane.lab import Lab, Pod, application, lab, manifest
 from tests.dataplane.load import load, mean_milliseconds
 from tests.dataplane.services import service
-from tests.dataplane.told import CLUSTER_IP, ControlPlane, admin, orders, replica, told, until_told
+from tests.dataplane.told import CLUSTER_IP, ControlPlane, admin, ask, orders, replica, told, until_told
 
 pytestmark = [pytest.mark.dataplane, pytest.mark.envoy]
 NAMES = ("one", "two", "three")
@@ -67,16 +67,6 @@ def caller(web: tuple[Pod, ControlPlane], replicas: Sequence[Pod]) -> tuple[Pod,
 def behave(pods: Sequence[Pod], status: int, milliseconds: float = 0) -> None:
     for pod in pods:
         pod.call(lambda: ask("127.0.0.1", 8080, f"/behave/{status}/{milliseconds}"))
-
-
-def ask(
-    address: str, port: int, path: str, method: str = "GET", host: str = "orders", **headers: str
-) -> tuple[int, str]:
-    """Status and body, over a connection of its own."""
-    with closing(http.client.HTTPConnection(address, port, timeout=10)) as connection:
-        connection.request(method, path, headers={"Host": host, **headers})
-        with connection.getresponse() as response:
-            return response.status, response.read().decode()
 
 
 def call(pod: Pod, method: str = "GET", path: str = "/", **headers: str) -> tuple[int, str]:

@@ -98,6 +98,16 @@ def orders(replicas: Sequence[Pod], **annotations: str) -> list[Json]:
     ]
 
 
+def ask(
+    address: str, port: int, path: str, method: str = "GET", host: str = "orders", **headers: str
+) -> tuple[int, str]:
+    """Status and body, over a connection of its own."""
+    with closing(http.client.HTTPConnection(address, port, timeout=10)) as connection:
+        connection.request(method, path, headers={"Host": host, **headers})
+        with connection.getresponse() as response:
+            return response.status, response.read().decode()
+
+
 def until_told(pod: Pod, listener: str) -> None:
     """Waits until the pod's proxy uses that listener."""
     eventually(lambda: listener in admin(pod, "/listeners"), f"the proxy uses {listener}", seconds=30)
