@@ -9,23 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.build import container, outcome, pod
+from tests.hostile import HOSTILE
 from webhook.annotations import TABLE
 from webhook.injection import Injected, Rejected
 
-HOSTILE = (
-    '"}},"admin":{"address":{"socket_address":{"address":"0.0.0.0","port_value":9901}}},"x":{"y":"',
-    "x\n--admin-address-path\n/tmp/x",
-    "--config-path=/tmp/evil.json",
-    "$(POD_NAME)",
-    "$$(POD_NAME)",
-    "$(SERVICE_ACCOUNT)$(SECRET)",
-    "}{",
-    "'; iptables -F; '",
-    "a\\",
-    "\u0000",
-    "${HOME}`id`",
-    "a\tb",
-)
 OURS = {"POD_NAME", "POD_NAMESPACE", "POD_IP", "NODE_NAME", "SERVICE_ACCOUNT"}
 texts = st.one_of(st.sampled_from(HOSTILE), st.text(max_size=40))
 
