@@ -32,6 +32,7 @@ exit codes:
 """
 RENDER = "Prints the clusters, endpoints, listeners and routes of a pod's Envoy as JSON; what is wrong, to stderr."
 EXPLAIN = "Says in words where a request of a pod would go, under which policy, and why."
+CALLS = "instead: what it has called lately, by its sidecar's page :15090/stats/destinations, a file, or - for stdin"
 FILE = "a file or a folder with the cluster's Services, EndpointSlices, Pods and Nodes, as YAML or JSON"
 FROM = "no cluster: tell proxies on loopback what the manifests in that file or folder say, also when they change"
 TLS = """holds tls.crt and tls.key; with them proxies are served, and without them, of a cluster, none is; with --from,
@@ -69,6 +70,8 @@ def _render(settings: Settings, options: argparse.Namespace) -> int:
 def _explain(settings: Settings, options: argparse.Namespace) -> int:
     from controlplane import offline
 
+    if options.calls:
+        return offline.tell_of_calls(options.file, Key(*options.node), options.calls, settings)
     return offline.tell(options.file, Key(*options.node), options.host, options.method, settings)
 
 
@@ -132,7 +135,11 @@ def _parser() -> argparse.ArgumentParser:
     for command in (render, explain):
         command.add_argument("-f", "--file", type=Path, required=True, metavar="PATH", help=FILE)
         command.add_argument("--node", type=_pod, required=True, metavar="NS/POD", help="whose Envoy")
-    explain.add_argument("host", help="as the application would write it: orders, orders:80, http://orders.shop/")
+    asked = explain.add_mutually_exclusive_group(required=True)
+    asked.add_argument(
+        "host", nargs="?", help="as the application would write it: orders, orders:80, http://orders.shop/"
+    )
+    asked.add_argument("--calls", metavar="PAGE", help=CALLS)
     explain.add_argument("--method", default="GET", help="of the request (default: GET)")
     for command, run in ((bootstrap, _print), (serve, _serve), (render, _render), (explain, _explain)):
         command.add_argument("--settings", type=Path, metavar="FILE", help="the settings file of the webhook")

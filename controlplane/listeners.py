@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from controlplane import access_log, ingress
 from controlplane.clusters import ADMIN, BLACKHOLE, BUFFER_BYTES, INBOUND, PASSTHROUGH
@@ -35,7 +36,12 @@ def static(
         inbound(_detecting("inbound", PORTS.inbound, INBOUND, dual, http)),
         _opaque("opaque-outbound", PORTS.opaque_outbound, PASSTHROUGH, dual),
         inbound(_opaque("opaque-inbound", PORTS.opaque_inbound, INBOUND, dual)),
-        _page("metrics", PORTS.metrics, dual, [_admin("/stats/prometheus", "/stats/prometheus?usedonly")]),
+        _page(
+            "metrics",
+            PORTS.metrics,
+            dual,
+            [_admin("/stats/prometheus", _stats(_METRICS)), _admin("/stats/destinations", _stats(_DESTINATIONS))],
+        ),
         _page("ready", PORTS.ready, dual, [_admin("/ready", "/ready"), _admin("/drain", _DRAIN)], [_POST_DRAIN]),
     ]
 
@@ -157,6 +163,17 @@ def _admin(path: str, target: str) -> Json:
     get = {"name": ":method", "string_match": {"exact": "GET"}}
     return {"match": {"path": path, "headers": [get]}, "route": {"cluster": ADMIN, "prefix_rewrite": target}}
 
+
+def _stats(pattern: str) -> str:
+    """The page of those that the pattern finds, which are used."""
+    return f"/stats/prometheus?usedonly&filter={quote(pattern, safe='')}"
+
+
+# All but what Envoy counts of each address that was passed through to: as many as the application calls. RE2 cannot say
+# "not"; what it counts of a cluster as a whole begins in no other way with `en`.
+_METRICS = r"^([^c]|co|cluster_|cluster\.[^.]+\.([^e]|ex))"
+# That, for who wants to know of it, beside the Services that were told: how often each was called.
+_DESTINATIONS = r"^cluster\.(passthrough\.endpoint\..*\.rq_total|[^./]+/[^.]+\.upstream_rq_total)$"
 
 # Ends no connection and closes no listener: responses say `connection: close`, or GOAWAY. Any peer may ask for that,
 # since a hook comes from the node like other traffic; it costs the pod's callers their keep-alive, and no more.

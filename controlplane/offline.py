@@ -2,13 +2,13 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import fill
 
 from controlplane.extensions import Json
 from controlplane.settings import Settings
-from controlplane.xds import disk, explain
+from controlplane.xds import destinations, disk, explain
 from controlplane.xds.disk import DiskError
 from controlplane.xds.mesh import Key, Mesh
 from controlplane.xds.scope import Scope
@@ -75,18 +75,35 @@ def render(place: Path, pod: Key, settings: Settings) -> int:
 
 def tell(place: Path, pod: Key, url: str, method: str, settings: Settings) -> int:
     """Prints, in words, where a request would go; returns the exit code."""
+    return _say(place, pod, settings, lambda of, choices, by: explain.request(of, choices, by, url, method))
+
+
+def tell_of_calls(place: Path, pod: Key, page: str, settings: Settings) -> int:
+    """The same of what the pod has called: `page` is its sidecar's /stats/destinations, a file, or - for stdin."""
+
+    def sentences(of: Translated, choices: Choices, by: Caller) -> list[str]:
+        return explain.calls(of, choices, by, destinations.read(_text(page)))
+
+    return _say(place, pod, settings, sentences)
+
+
+def _say(place: Path, pod: Key, settings: Settings, about: Callable[[Translated, Choices, Caller], list[str]]) -> int:
     try:
         mesh = load(place)
-    except DiskError as error:
-        return _unusable(error)
-    choices = choices_of(settings)
-    by = caller(mesh, pod)
-    try:
-        sentences = explain.request(Translated(mesh, choices), choices, by, url, method)
-    except ValueError as error:
+        choices = choices_of(settings)
+        sentences = about(Translated(mesh, choices), choices, caller(mesh, pod))
+    except (DiskError, ValueError) as error:
         return _unusable(error)
     print("\n".join(line if line.startswith(" ") else fill(line, WIDTH, subsequent_indent="  ") for line in sentences))
     return OK
+
+
+def _text(page: str) -> str:
+    """Raises ValueError."""
+    try:
+        return sys.stdin.read() if page == "-" else Path(page).read_text()
+    except OSError as error:
+        raise ValueError(f"{page}: {error.strerror}") from None
 
 
 def _unusable(error: Exception) -> int:

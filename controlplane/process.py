@@ -72,7 +72,8 @@ def _begin(
 ) -> ThreadingHTTPServer:
     parts = [one for one in (service, part) if one is not None]
     debug = part.debug if part else lambda _method, _path: None
-    pages = serving.monitoring(options.metrics_address, options.metrics_port, parts, metrics, debug)
+    names = part.names if part else bytes
+    pages = serving.monitoring(options.metrics_address, options.metrics_port, parts, metrics, debug, names)
     if part:
         part.start()
     threading.Thread(target=pages.serve_forever, name="monitoring", daemon=True).start()

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from controlplane.kube import Kube, KubeError
 from controlplane.ports import PORTS
-from controlplane.xds import explain
+from controlplane.xds import destinations, explain
 from controlplane.xds.disk import Disk, DiskError
 from controlplane.xds.events import events
 from controlplane.xds.feed import Feed
@@ -88,6 +88,7 @@ class Proxies:
         self._worlds, self._report = Worlds(self._discovery.publish, choices), report
         self.feed = Feed(self._take)
         self._holding, self._looked_at = "", Mesh()
+        self._names: tuple[Mesh, bytes] | None = None
         self._counts = Counts(registry)
         self._counts.follow(self.feed)
         self._counts.invalid.set_function(lambda: len(self._worlds.rejected))
@@ -119,6 +120,13 @@ class Proxies:
     def ready(self) -> bool:
         """Whether proxies are served; not before all there is was listed."""
         return self._discovery.ready
+
+    def names(self) -> bytes:
+        """Which Service has which address, as a page for Prometheus."""
+        mesh = self._looked_at
+        if self._names is None or self._names[0] is not mesh:
+            self._names = mesh, destinations.page(mesh)
+        return self._names[1]
 
     def debug(self, method: str, path: str) -> tuple[int, bytes, str] | None:
         """`POST /debug/release` is the operator's word; what GET shows is for people."""

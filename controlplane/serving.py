@@ -223,10 +223,16 @@ Debug = Callable[[str, str], Page | None]  # a method and a path below /debug/; 
 
 
 def monitoring(
-    address: str, port: int, parts: Sequence[Health], metrics: Metrics, debug: Debug = lambda _method, _path: None
+    address: str,
+    port: int,
+    parts: Sequence[Health],
+    metrics: Metrics,
+    debug: Debug = lambda _method, _path: None,
+    names: Callable[[], bytes] = bytes,
 ) -> ThreadingHTTPServer:
     """The server of /metrics, /healthz and /readyz, listening, to be served in a thread. Raises OSError.
 
+    `names` has which address is whose, on a page of its own: it may hold thousands of series, and seldom changes.
     What `debug` has is for callers on loopback only: whoever may exec into the pod, or forward a port.
     """
 
@@ -235,6 +241,7 @@ def monitoring(
 
     pages: dict[str, Callable[[], Page]] = {
         "/metrics": lambda: (200, metrics.page(), CONTENT_TYPE_PLAIN_0_0_4),
+        "/metrics/services": lambda: (200, names(), CONTENT_TYPE_PLAIN_0_0_4),
         "/healthz": lambda: ok(all(part.healthy for part in parts)),
         "/readyz": lambda: ok(all(part.ready for part in parts)),
     }

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
-from controlplane.xds import endpoints, routes, scope
+from controlplane.xds import destinations, endpoints, routes, scope
+from controlplane.xds.destinations import Called
 from controlplane.xds.mesh import Endpoint, Key, Mesh, Port, Problem, Service
 from controlplane.xds.policies import DEFAULT, PREFIX, TABLE, Policy
 from controlplane.xds.snapshot import Caller
@@ -28,6 +29,49 @@ def request(snapshot: Translated, choices: Choices, by: Caller, url: str, method
     if found is None:
         return [*lines, f"{host} is no Service of the cluster: it passes through to the address that was dialled."]
     return [*lines, *_told(snapshot, choices, by, found, number, method), *_complaints(found)]
+
+
+def calls(snapshot: Translated, choices: Choices, by: Caller, called: Called) -> list[str]:
+    """The sentences about what a pod has called, with the line that declares it."""
+    seen = snapshot.services(snapshot.view(by))
+    found = {address: service for address, service, _ in destinations.addresses(snapshot.mesh)}
+    passed = sorted(
+        (one.key, address, called.passed[address]) for address, one in found.items() if called.passed.get(address)
+    )
+    told = sorted((key, count) for key, count in called.told.items() if count and snapshot.mesh.service(key))
+    used = {*(key for key, _, _ in passed), *(key for key, _ in told)}
+    names = sorted({*by.upstreams, *(_name(key, by) for key in used)})
+    if not used:
+        return [f"{by.namespace}/{by.pod} has called no Service of the cluster lately."]
+    return [
+        f"What {by.namespace}/{by.pod} calls, by what its sidecar counts:",
+        *(
+            f"{key} at {address} passed through {_times(count)}: {_why(choices, by, found[address], seen)}."
+            for key, address, count in passed
+        ),
+        *(f"{key} was called {_times(count)}, as its sidecar is told." for key, count in told),
+        "To be told of all of it, and of nothing else, in the pod's template:",
+        f'  {UPSTREAMS}: "{",".join(names)}"',
+    ]
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
+def _why(choices: Choices, by: Caller, service: Service, seen: Sequence[Service]) -> str:
+    """Why what was sent to a Service passed through."""
+    if service in seen:
+        return "it is told, but the host that was named is none of its names, or it was told later"
+    return f"it is not {_missing(choices, by, service)}"
+
+
+def _missing(choices: Choices, by: Caller, service: Service) -> str:
+    if by.upstreams and not any(scope.key(name, by.namespace) == service.key for name in by.upstreams):
+        return "among the upstreams that the pod declares"
+    if service.locality == "node-only":
+        return "told to pods whose node is not known, for its internalTrafficPolicy is Local"
+    return f"in the default scope, {choices.scope.default}"
 
 
 def _host(url: str) -> tuple[str, int]:
@@ -72,22 +116,22 @@ def _ports(service: Service) -> str:
 
 
 def _out_of_view(choices: Choices, by: Caller, service: Service) -> Iterator[str]:
-    passes = (
-        f"It passes through to where kube-proxy sends it, without retries, limits or ejection: {service.key} is not"
+    why = _missing(choices, by, service)
+    yield (
+        f"It passes through to where kube-proxy sends it, without retries, limits or ejection: {service.key} is not "
+        f"{why}.{'' if why.startswith('told') else _CHANGE}"
     )
-    if by.upstreams:
-        names = sorted({*by.upstreams, _name(service, by)})
-        yield f"{passes} among the upstreams that the pod declares. To change that, in the pod's template:"
-        yield f'  {UPSTREAMS}: "{",".join(names)}"'
-    elif service.locality == "node-only":
-        yield f"{passes} told to pods whose node is not known, for its internalTrafficPolicy is Local."
-    else:
-        yield f"{passes} in the default scope, {choices.scope.default}. To change that, in the pod's template:"
-        yield f'  {UPSTREAMS}: "{_name(service, by)}"  # and the others that it calls: a declaration is the whole scope'
+    if not why.startswith("told"):
+        names = ",".join(sorted({*by.upstreams, _name(service.key, by)}))
+        whole = "" if by.upstreams else "  # and the others that it calls: a declaration is the whole scope"
+        yield f'  {UPSTREAMS}: "{names}"{whole}'
 
 
-def _name(service: Service, by: Caller) -> str:
-    return service.key.name if service.key.namespace == by.namespace else f"{service.key.name}.{service.key.namespace}"
+_CHANGE = " To change that, in the pod's template:"
+
+
+def _name(key: Key, by: Caller) -> str:
+    return key.name if key.namespace == by.namespace else f"{key.name}.{key.namespace}"
 
 
 def _in_view(snapshot: Translated, by: Caller, service: Service, port: Port, method: str) -> Iterator[str]:

@@ -19,3 +19,8 @@ def metrics() -> set[str]:
     Counts(controlplane.registry)
     pages = [webhook.page(), CertsMetrics(FAILURES).page(), controlplane.page()]
     return set(re.findall(r"^(?:# TYPE )?(envoy_sidecar_\w+)", b"\n".join(pages).decode(), re.MULTILINE))
+
+
+def series(page: str) -> set[str]:
+    """The names of the series on a page."""
+    return set(re.findall(r"^([a-z]\w*)(?=[{ ])", page, re.MULTILINE))

@@ -1,6 +1,7 @@
 """`explain` and `render`: what they say is what Envoy is told."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import yaml
 
 from controlplane.__main__ import main
 from controlplane.xds import explain
+from controlplane.xds.destinations import Called
+from controlplane.xds.mesh import Key
 from controlplane.xds.scope import Scope
 from controlplane.xds.snapshot import Caller, Kind
 from controlplane.xds.translate import Choices
@@ -102,6 +105,37 @@ def test_what_is_no_host_is_refused(url: str) -> None:
         told(translated(), url)
 
 
+# What a pod calls
+
+
+def calls(of: Translated, by: Caller = WEB, told: Sequence[Key] = (), **passed: int) -> str:
+    """`passed` is by the last number of an address: _7 is 10.96.0.7:80."""
+    called = Called({f"10.96.0.{name[1:]}:80": count for name, count in passed.items()}, dict.fromkeys(told, 2))
+    return " ".join(explain.calls(of, Choices(), by, called))
+
+
+USERS = service("users", "accounts", clusterIP="10.96.0.7")
+
+
+def test_a_service_that_passed_through_unlisted_is_named_with_the_reason() -> None:
+    said = calls(translated(USERS), _7=3)
+    assert "accounts/users at 10.96.0.7:80 passed through 3 times: it is not in the default scope, namespace." in said
+
+
+def test_the_line_to_add_holds_all_that_the_pod_calls_and_declares() -> None:
+    by = Caller("shop", "web-1", upstreams=("sessions",))
+    said = calls(translated(service(), USERS), by, told=[Key("shop", "orders")], _7=1)
+    assert said.endswith('envoy-sidecar.io/upstreams: "orders,sessions,users.accounts"')
+
+
+def test_a_service_that_is_told_and_was_not_named_passed_through_for_another_reason() -> None:
+    assert "but the host that was named is none of its names" in calls(translated(service()), _10=1)
+
+
+def test_an_address_that_is_no_services_is_none_of_a_pods_upstreams() -> None:
+    assert calls(translated(USERS), _99=1) == "shop/web-1 has called no Service of the cluster lately."
+
+
 # The commands
 
 
@@ -148,6 +182,26 @@ def test_settings_that_cannot_be_used_are_named(
     (tmp_path / "settings.yaml").write_text(text)
     arguments = ["render", "-f", "x", "--node", "shop/web-1", "--settings", str(tmp_path / "settings.yaml")]
     assert main(arguments) == 2
+    assert problem in capsys.readouterr().err
+
+
+def test_what_a_pod_calls_is_read_from_its_page(manifests: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = manifests.with_name("page")
+    page.write_text(
+        'envoy_cluster_endpoint_rq_total{envoy_cluster_name="passthrough",envoy_endpoint_address="10.96.0.10:80"} 1\n'
+    )
+    assert main(["explain", "-f", str(manifests), "--node", "accounts/a-1", "--calls", str(page)]) == 0
+    assert 'envoy-sidecar.io/upstreams: "orders.shop"' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("text", "problem"), [(None, "No such file"), ("nothing of the sort {", "controlplane: ")])
+def test_a_page_that_cannot_be_read_is_refused(
+    manifests: Path, text: str | None, problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = manifests.with_name("page")
+    if text is not None:
+        page.write_text(text)
+    assert main(["explain", "-f", str(manifests), "--node", "accounts/a-1", "--calls", str(page)]) == 2
     assert problem in capsys.readouterr().err
 
 
