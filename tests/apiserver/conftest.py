@@ -66,10 +66,11 @@ def new_namespace(kubernetes: Cluster) -> Callable[..., str]:
 
 @pytest.fixture
 def bootstrap() -> Callable[[str], Object]:
-    """The ConfigMap that `python -m controlplane bootstrap` prints for a namespace."""
+    """The ConfigMap that `python -m controlplane bootstrap` prints for a namespace, by the settings of base."""
 
     def printed(namespace: str) -> Object:
         command = [sys.executable, "-m", "controlplane", "bootstrap", "--namespace", namespace]
+        command += ["--settings", str(injector.SETTINGS)]
         done = subprocess.run(command, cwd=injector.CHECKOUT, capture_output=True, check=True)
         config_map: Object = yaml.safe_load(done.stdout)
         return config_map

@@ -21,6 +21,7 @@ from tests.apiserver.processes import NotReadyError, eventually, running, tail
 
 CHECKOUT = Path(__file__).parents[2]
 MANIFESTS = CHECKOUT / "manifests"
+SETTINGS = MANIFESTS / "base" / "settings.yaml"
 OURS = "envoy-sidecar-webhook"  # the MutatingWebhookConfiguration, and the Deployment
 REQUESTS = "envoy_sidecar_webhook_admissions_total"
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.apiserver.cluster import Cluster, Object, Result
-from tests.apiserver.injector import CHECKOUT, OURS, Injector
+from tests.apiserver.injector import CHECKOUT, OURS, SETTINGS, Injector
 from tests.apiserver.objects import (
     IMAGE,
     INIT,
@@ -220,6 +220,6 @@ def test_applying_a_good_deployment_says_nothing(kubernetes: Cluster, shop: str)
 
 def injected_offline(plain: Object) -> str:
     """What `python -m webhook inject` makes of a pod."""
-    command = [sys.executable, "-m", "webhook", "inject", "-f", "-"]
+    command = [sys.executable, "-m", "webhook", "inject", "-f", "-", "--settings", str(SETTINGS)]
     done = subprocess.run(command, cwd=CHECKOUT, input=json.dumps(plain), capture_output=True, text=True, check=True)
     return done.stdout

@@ -1,19 +1,34 @@
 """The webhook's process in the cluster: what it mounts, listens on and is asked is what the code does."""
 
 import tomllib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 import webhook
-from tests.contract.rendered import CHECKOUT, WEBHOOK, Object, one, pod_spec, render, settings_file
+from tests.contract.rendered import (
+    CHECKOUT,
+    MANIFESTS,
+    WEBHOOK,
+    Object,
+    kustomize,
+    one,
+    pod_spec,
+    render,
+    settings_file,
+)
 from webhook import app, settings
 from webhook.__main__ import _parser
 from webhook.metrics import Metrics
 from webhook.settings import Settings
 
 DEFAULTS = Settings()
+# What is not a default: a control plane, which whoever runs a sidecar by hand may not have.
+BASE = replace(
+    DEFAULTS,
+    bootstrap=replace(DEFAULTS.bootstrap, control_plane="envoy-sidecar-controlplane.envoy-sidecar-system.svc:15012"),
+)
 
 
 def container(*components: str) -> Object:
@@ -33,13 +48,19 @@ def served(port: str) -> set[str]:
     return {str(getattr(route, "path", "")) for route in application.routes}
 
 
-def test_the_settings_of_base_are_the_defaults_of_the_code() -> None:
-    assert asdict(settings.parse(settings_file(render()), "base")) == asdict(DEFAULTS)
+def test_the_settings_of_base_are_the_defaults_of_the_code_and_a_control_plane() -> None:
+    assert asdict(settings.parse(settings_file(render()), "base")) == asdict(BASE)
 
 
 def test_opt_out_denied_sets_that_and_nothing_else() -> None:
     written = asdict(settings.parse(settings_file(render("opt-out-denied")), "opt-out-denied"))
-    assert written == asdict(DEFAULTS) | {"authors": asdict(DEFAULTS.authors) | {"opt_out": "denied"}}
+    assert written == asdict(BASE) | {"authors": asdict(DEFAULTS.authors) | {"opt_out": "denied"}}
+
+
+def test_an_installation_like_the_example_keeps_the_control_plane() -> None:
+    """Its settings replace those of base as a whole."""
+    written = settings.parse(settings_file(kustomize(MANIFESTS / "overlays" / "example")), "example")
+    assert written.bootstrap.control_plane == BASE.bootstrap.control_plane
 
 
 def test_settings_of_an_overlay_like_the_example_win_over_a_components() -> None:
@@ -61,7 +82,7 @@ def test_the_process_listens_where_the_manifest_says() -> None:
 
 
 def test_the_service_leads_to_those_ports() -> None:
-    assert {port["targetPort"] for port in one(render(), "Service")["spec"]["ports"]} == set(ports())
+    assert {port["targetPort"] for port in one(render(), "Service", WEBHOOK)["spec"]["ports"]} == set(ports())
 
 
 @pytest.mark.parametrize("probe", ["startupProbe", "livenessProbe", "readinessProbe"])

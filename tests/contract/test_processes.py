@@ -8,15 +8,12 @@ import pytest
 import certs
 import webhook
 from certs.objects import Installation
-from controlplane import bootstrap
 from tests.contract.rendered import CERTS, CHECKOUT, CONTROLPLANE, NAMESPACE, WEBHOOK, Object, one, pod_spec, render
-from webhook.settings import Settings
 
 PROCESSES = (WEBHOOK, CERTS, CONTROLPLANE)
 EACH = pytest.mark.parametrize("process", PROCESSES)
 PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
 INSTALLATION = Installation()
-DEFAULTS = Settings()
 
 
 def deployment(process: str) -> Object:
@@ -52,22 +49,14 @@ def test_nobody_mounts_the_ca() -> None:
     assert INSTALLATION.authority.name not in {name for process in PROCESSES for name in secrets(process)}
 
 
-def test_the_webhook_mounts_its_own_certificate_and_key_and_nothing_else_of_a_secret() -> None:
-    assert secrets(WEBHOOK) == {f"{WEBHOOK}-tls": ["tls.crt", "tls.key"]}
-    assert f"{WEBHOOK}-tls" in {leaf.name for leaf in INSTALLATION.leaves}
+@pytest.mark.parametrize("server", [WEBHOOK, CONTROLPLANE])
+def test_a_server_mounts_its_own_certificate_and_key_and_nothing_else_of_a_secret(server: str) -> None:
+    assert secrets(server) == {f"{server}-tls": ["tls.crt", "tls.key"]}
+    assert f"{server}-tls" in {leaf.name for leaf in INSTALLATION.leaves}
 
 
-@pytest.mark.parametrize("process", [CERTS, CONTROLPLANE])
-def test_no_other_mounts_a_secret(process: str) -> None:
-    assert secrets(process) == {}
-
-
-def test_envoy_itself_looks_at_both_bootstraps_before_they_are_published() -> None:
-    containers = {it["name"]: it for it in pod_spec(render(), CONTROLPLANE)["initContainers"]}
-    (directory,) = (it.partition("=")[2] for it in containers.pop("render")["args"] if it.startswith("--directory"))
-    asked = {f"{directory}/{name}" for name in bootstrap.render(DEFAULTS.bootstrap)}
-    assert {it["args"][-1] for it in containers.values()} == asked
-    assert {it["image"] for it in containers.values()} == {DEFAULTS.sidecar.image}
+def test_no_other_mounts_a_secret() -> None:
+    assert secrets(CERTS) == {}
 
 
 @EACH

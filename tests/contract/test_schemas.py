@@ -9,10 +9,14 @@ from tests.contract.rendered import COMPONENTS, MANIFESTS, Object, kustomize, re
 
 FLOOR = Version("1.30")
 RELEASES = sorted({f"{it.major}.{it.minor}" for it in map(Version, all_versions()) if it >= FLOOR}, key=Version)
-FOREIGN = {"cert-manager.io", "monitoring.coreos.com"}  # API groups of others: their schemas are not Kubernetes' own
+FOREIGN = {
+    "cert-manager.io",
+    "monitoring.coreos.com",
+    "trust.cert-manager.io",
+}  # API groups of others: their schemas are not Kubernetes' own
 RENDERINGS = {
-    "everything": lambda: render(*(component for component in COMPONENTS if component != "cert-manager")),
-    "cert-manager, without what it replaces": lambda: render("cert-manager"),
+    "everything": lambda: render(*(it for it in COMPONENTS if it not in ("cert-manager", "trust-manager"))),
+    "cert-manager, without what it replaces": lambda: render("trust-manager", "cert-manager"),
     "the example": lambda: kustomize(MANIFESTS / "overlays" / "example"),
 }
 
