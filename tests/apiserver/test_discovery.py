@@ -1,0 +1,135 @@
+"""The whole path: an object is written to a real API server, and a proxy that shows its pod's token is told."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from time import monotonic
+
+import pytest
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+
+from controlplane.xds.snapshot import Kind
+from tests import cluster as build
+from tests.apiserver.account import sign_in
+from tests.apiserver.cluster import Cluster, Object
+from tests.apiserver.discovery import ControlPlane, run_pod, serving, token_of
+from tests.apiserver.installation import Installation
+from tests.apiserver.writer import Writer
+from tests.proxies import Proxy, connected
+
+CDS, EDS, LDS, RDS = Kind
+SERVICES = 20
+STORM = 100  # rounds of a change of every Service
+STORM_SECONDS = 10.0
+SECONDS = 60.0
+
+
+def run(story: Coroutine[None, None, None]) -> None:
+    asyncio.run(asyncio.wait_for(story, 180))
+
+
+def services(where: str, numbers: range) -> list[Object]:
+    return [build.service(f"s{n}", where, clusterIP=None) for n in numbers]
+
+
+def slices(where: str, numbers: range, network: int = 1) -> list[Object]:
+    return [build.slice_of(f"s{n}", [f"10.{network}.{n // 250}.{n % 250 + 1}"], where) for n in numbers]
+
+
+def stored(cluster: Cluster, where: str) -> dict[str, list[str]]:
+    """The addresses of the endpoints of each Service's cluster, as the API server has them."""
+    names = [it["metadata"]["name"] for it in cluster.get("services", "-n", where)["items"]]
+    found: dict[str, list[str]] = {f"{where}/{name}:80": [] for name in names}
+    for one in cluster.get("endpointslices", "-n", where)["items"]:
+        name = f"{where}/{one['metadata']['labels']['kubernetes.io/service-name']}:80"
+        if name in found:
+            found[name] = [address for endpoint in one["endpoints"] for address in endpoint["addresses"]]
+    return found
+
+
+def told(proxy: Proxy) -> dict[str, list[str]]:
+    """The same, as a proxy knows them."""
+    addresses: dict[str, list[str]] = {}
+    for response in proxy.responses:
+        for resource in response.resources if response.type_url == EDS else ():
+            assignment = ClusterLoadAssignment()
+            resource.resource.Unpack(assignment)
+            endpoints = [it.endpoint for group in assignment.endpoints for it in group.lb_endpoints]
+            addresses[resource.name] = [it.address.socket_address.address for it in endpoints]
+    return {name: addresses.get(name, []) for name in proxy.holds[CDS] if "/" in name}
+
+
+async def knows(proxy: Proxy, cluster: Cluster, where: str) -> None:
+    """Waits until the proxy is told what the API server has; asks for the endpoints of each cluster, as Envoy does."""
+    async with asyncio.timeout(SECONDS):
+        while told(proxy) != (has := await asyncio.to_thread(stored, cluster, where)):
+            new = has.keys() & proxy.holds[CDS].keys() - proxy.holds[EDS].keys()
+            if new:
+                await proxy.ask(EDS, *sorted(new))
+            await asyncio.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def plane(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """With the rights that our manifests give it."""
+    account = sign_in(installation.cluster, "envoy-sidecar-controlplane")
+    with serving(account.kubeconfig, tmp_path_factory.mktemp("plane")) as running:
+        yield running
+
+
+@pytest.fixture
+def place(kubernetes: Cluster, new_namespace: Callable[..., str]) -> str:
+    """A namespace with Services, and a pod web-1."""
+    where = new_namespace({})
+    Writer.of(kubernetes).create([*services(where, range(SERVICES)), *slices(where, range(SERVICES))])
+    run_pod(kubernetes, where)
+    return where
+
+
+def test_a_proxy_is_told_of_the_services_of_its_namespace_as_the_api_server_has_them(
+    kubernetes: Cluster, plane: ControlPlane, place: str, new_namespace: Callable[..., str]
+) -> None:
+    token, writer, other = token_of(kubernetes, place, "web-1"), Writer.of(kubernetes), new_namespace({})
+    writer.create(services(other, range(1)))
+
+    async def story() -> None:
+        async with connected(plane.port, f"web-1.{place}", plane.ca, token) as proxy:
+            await proxy.ask(CDS)
+            await knows(proxy, kubernetes, place)
+            assert len(told(proxy)) == SERVICES
+            await asyncio.to_thread(writer.patch, slices(place, range(5), network=2))
+            await asyncio.to_thread(writer.delete, [*services(place, range(5, 8)), *slices(place, range(8, 10))])
+            await asyncio.to_thread(writer.create, services(place, range(SERVICES, SERVICES + 2)))
+            await knows(proxy, kubernetes, place)
+            assert len(told(proxy)) == SERVICES - 3 + 2
+
+    run(story())
+
+
+def test_a_storm_of_changes_ends_with_what_the_api_server_has_and_nothing_is_told_twice(
+    kubernetes: Cluster, plane: ControlPlane, place: str, record_property: Callable[[str, object], None]
+) -> None:
+    token, writer, before = token_of(kubernetes, place, "web-1"), Writer.of(kubernetes), plane.memory()
+
+    def storm() -> float:
+        begun = monotonic()
+        for number in range(STORM):
+            writer.patch(slices(place, range(SERVICES), network=number + 2))
+        return monotonic() - begun
+
+    async def story() -> None:
+        async with connected(plane.port, f"web-1.{place}", plane.ca, token) as proxy:
+            await proxy.ask(CDS)
+            await knows(proxy, kubernetes, place)
+            first = len(proxy.responses)
+            seconds = await asyncio.to_thread(storm)
+            await knows(proxy, kubernetes, place)
+            pushes = [it for it in proxy.responses[first:] if it.type_url == EDS]
+            record_property("seconds", round(seconds, 1))
+            record_property("pushes", len(pushes))
+            versions = [(it.name, it.version) for push in pushes for it in push.resources]
+            assert len(versions) == len(set(versions)) <= STORM * SERVICES
+
+    run(story())
+    grown = plane.memory() - before
+    record_property("MiB", round(grown, 1))
+    assert not grown > 32
