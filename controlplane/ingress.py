@@ -13,12 +13,16 @@ _LOAD = "load-report"
 # Nothing is among them that can come after a byte was sent (UC, UR, UPE, UT), and nobody asks twice from in here.
 _NEVER_REACHED = ("UF", "UO", "UH", "OM")
 
+# The value is the address that was asked: whoever gets this by way of another application asked at another one.
 LOCAL_REPLIES: Json = {
     "mappers": [
         {
             "filter": {"response_flag_filter": {"flags": list(_NEVER_REACHED)}},
             "headers_to_add": [
-                {"header": {"key": UNPROCESSED, "value": "1"}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+                {
+                    "header": {"key": UNPROCESSED, "value": "%DOWNSTREAM_LOCAL_ADDRESS%"},
+                    "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+                }
             ],
         }
     ]

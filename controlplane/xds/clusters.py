@@ -2,6 +2,7 @@
 
 from controlplane.clusters import BUFFER_BYTES, MAX_HEADERS, MAX_HEADERS_KB
 from controlplane.extensions import PRESERVE_CASE, Json, config, extension
+from controlplane.headers import UNPROCESSED
 from controlplane.xds.mesh import Port, Service
 from controlplane.xds.policies import Policy
 
@@ -140,4 +141,30 @@ def _http(policy: Policy) -> Json:
             "http_protocol_options": {"header_key_format": PRESERVE_CASE, "enable_trailers": True},
             "http2_protocol_options": {"allow_connect": True},
         },
+        **({"http_filters": _FILTERS} if policy.retries and policy.retry_methods != "all" else {}),
     )
+
+
+# An application without a sidecar may pass on what another's sidecar said to it. So the marker counts only if it names
+# the address that was asked. It takes a filter of the cluster: routes cannot compare, and decide on retries before any
+# filter of the listener sees the answer.
+_FILTERS = [
+    extension(
+        "unprocessed",
+        "filters.http.header_mutation.v3.HeaderMutation",
+        mutations={
+            "response_mutations": [
+                {
+                    "append": {
+                        "header": {
+                            "key": UNPROCESSED,
+                            "value": f"%CEL(response.headers['{UNPROCESSED}'] == upstream.address)%",
+                        },
+                        "append_action": "OVERWRITE_IF_EXISTS",
+                    }
+                }
+            ]
+        },
+    ),
+    extension("envoy.filters.http.upstream_codec", "filters.http.upstream_codec.v3.UpstreamCodec"),
+]

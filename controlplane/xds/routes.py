@@ -80,7 +80,10 @@ def _routes(cluster: str, service: Service) -> list[Json]:
     repeatable = {**to, "retry_policy": _retry(policy, policy.retry_on)}
     if policy.retry_methods == "all":
         return [_connect(to), {"match": {"prefix": "/"}, "route": repeatable}]
-    careful = {**_retry(policy, _UNBEGUN), "retriable_headers": [{"name": UNPROCESSED, "present_match": True}]}
+    careful = {
+        **_retry(policy, _UNBEGUN),
+        "retriable_headers": [{"name": UNPROCESSED, "string_match": {"exact": "true"}}],
+    }
     return [
         _connect(to),
         {"match": {"prefix": "/", "headers": [_IS_IDEMPOTENT]}, "route": repeatable},
@@ -89,6 +92,7 @@ def _routes(cluster: str, service: Service) -> list[Json]:
 
 
 _IS_IDEMPOTENT: Json = {"name": ":method", "string_match": {"safe_regex": {"regex": "|".join(IDEMPOTENT)}}}
+_IS_UNPROCESSED: Json = {"name": UNPROCESSED, "string_match": {"exact": "true"}}
 _UNBEGUN = ("connect-failure", "refused-stream", "reset-before-request", "retriable-headers")
 
 

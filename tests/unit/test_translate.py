@@ -150,7 +150,7 @@ def test_any_other_is_sent_again_only_where_nobody_began_it(method: str) -> None
     policy = route(method)["retry_policy"]
     allowed = {"connect-failure", "refused-stream", "reset-before-request", "retriable-headers"}
     assert set(policy["retry_on"].split(",")) == allowed
-    assert policy["retriable_headers"] == [{"name": UNPROCESSED, "present_match": True}]
+    assert policy["retriable_headers"] == [{"name": UNPROCESSED, "string_match": {"exact": "true"}}]
 
 
 def test_an_author_may_say_that_every_request_is_idempotent() -> None:
