@@ -27,5 +27,7 @@ class ControlPlane:
     # What the proxy of a pod is told that declares no upstreams: its namespace's Services, those of the setting
     # `sidecar.upstreams`, or all there are.
     scope: Literal["namespace", "list", "cluster"] = "namespace"
+    # Whether such a proxy is told of how to reach a Service when it is first called, and not before.
+    on_demand: bool = False
     # The domain that Kubernetes' DNS serves.
     cluster_domain: Domain = "cluster.local"

@@ -27,7 +27,7 @@ def choices_of(settings: Settings) -> Choices:
     chosen, listed = settings.controlplane, settings.sidecar.upstreams
     # What the webhook takes for the upstreams of every pod that declares none is a list, if there is one.
     scope = Scope(default="list" if listed else chosen.scope, services=listed)
-    return Choices.of(settings.bootstrap, scope, chosen.cluster_domain)
+    return Choices.of(settings.bootstrap, scope, chosen.cluster_domain, on_demand=chosen.on_demand)
 
 
 def load(place: Path) -> Mesh:

@@ -45,6 +45,7 @@ HELP = {
     "bootstrap.controlPlane": "Who tells sidecars where Services are; its certificate holds that host. Empty: nobody.",
     "bootstrap.upgrades": "`Upgrade` tokens that pass besides websocket, SPDY/3.1 and tcp.",
     "controlplane.scope": "What a pod that declares no `upstreams` is told; `list` is that of `sidecar.upstreams`.",
+    "controlplane.onDemand": "Whether its sidecar is told how to call a Service when it first does, and not before.",
     "controlplane.clusterDomain": "The domain that Kubernetes' DNS serves.",
     "server.address": "Where the webhook listens; `::` is every address of both families.",
     "server.port": "The HTTPS port of admissions.",
@@ -102,6 +103,7 @@ _KINDS: tuple[tuple[object, str], ...] = (
     (bounds.CAs, "PEM, or `system`"),
     (choices.Domain, "a domain"),
     (settings.Allowed, "a mapping"),
+    (bool, "`true`, `false`"),
     (tuple[str, ...], "a list"),
     (str, "text"),
 )
@@ -231,6 +233,8 @@ def _written(value: object) -> str:
             return "{}"
         case tuple():
             return f"[{explain.show(value)}]".replace(",", ", ")
+        case bool():
+            return str(value).lower()
         case _:
             return str(value)
 

@@ -109,6 +109,8 @@ def _told(
         yield from _out_of_view(choices, by, service)
     else:
         yield from _in_view(snapshot, by, service, port, method)
+        if choices.waits(snapshot.view(by)) and port.protocol != "tcp":
+            yield "On demand: the first request waits until the control plane has told of it; without one, it gets 503."
 
 
 def _ports(service: Service) -> str:

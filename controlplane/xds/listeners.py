@@ -3,7 +3,9 @@
 None of them binds: what no listener is for goes on to where it was going, as without a control plane.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from controlplane import access_log
 from controlplane.clusters import BUFFER_BYTES, PASSTHROUGH
@@ -19,10 +21,19 @@ _INSPECTORS = [
 ]
 
 
-def listener(port: int, of: View, services: Sequence[Service], upgrades: Sequence[str], tracing: Json) -> Json:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Http:
+    """How requests are handled at every port. With `on_demand`, one whose cluster is not there waits for it."""
+
+    upgrades: Sequence[str]
+    tracing: Mapping[str, Any]
+    on_demand: bool = False
+
+
+def listener(port: int, of: View, services: Sequence[Service], http: Http) -> Json:
     """LDS."""
     members = [(service, found) for service in services if (found := service.port(port)) is not None]
-    http = any(found.protocol != "tcp" for _, found in members)
+    requests = any(found.protocol != "tcp" for _, found in members)
     return {
         "name": scope.listener_name(port, of),
         "address": _address("0.0.0.0", port),  # noqa: S104  bound to nothing
@@ -38,12 +49,12 @@ def listener(port: int, of: View, services: Sequence[Service], upgrades: Sequenc
                 "listener_filters_timeout": "0.5s",
                 "continue_on_listener_filters_timeout": True,
             }
-            if http
+            if requests
             else {}
         ),
         "filter_chains": [
             *_tcp_chains(members, of),
-            *([_http(port, of, upgrades, tracing)] if http else []),
+            *([_http(port, of, http)] if requests else []),
         ],
         "default_filter_chain": {"name": "tcp", "filters": [_tcp(PASSTHROUGH)]},
     }
@@ -71,8 +82,9 @@ def _tcp_chains(members: Sequence[tuple[Service, Port]], of: View) -> Iterator[J
             }
 
 
-def _http(port: int, of: View, upgrades: Sequence[str], tracing: Json) -> Json:
-    manager = transparent("outbound", (), upgrades, tracing=tracing)
+def _http(port: int, of: View, http: Http) -> Json:
+    waiting = [_ON_DEMAND] if http.on_demand else []
+    manager = transparent("outbound", (), http.upgrades, filters=waiting, tracing=http.tracing)
     del manager["typed_config"]["route_config"]
     manager["typed_config"]["rds"] = {
         "route_config_name": scope.routes_name(port, of),
@@ -87,6 +99,14 @@ def _http(port: int, of: View, upgrades: Sequence[str], tracing: Json) -> Json:
         },
         "filters": [manager],
     }
+
+
+# A cluster that the control plane does not bring in time fails the request that waited, with 503, as if it were none.
+_ON_DEMAND = extension(
+    "envoy.filters.http.on_demand",
+    "filters.http.on_demand.v3.OnDemand",
+    odcds={"source": {"ads": {}, "resource_api_version": "V3"}, "timeout": "2s"},
+)
 
 
 def _tcp(cluster: str) -> Json:

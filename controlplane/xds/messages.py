@@ -30,6 +30,7 @@ for _name in (
     "config.trace.v3.opentelemetry_pb2",
     "extensions.access_loggers.stream.v3.stream_pb2",
     "extensions.filters.http.header_mutation.v3.header_mutation_pb2",
+    "extensions.filters.http.on_demand.v3.on_demand_pb2",
     "extensions.filters.http.router.v3.router_pb2",
     "extensions.filters.http.upstream_codec.v3.upstream_codec_pb2",
     "extensions.filters.listener.http_inspector.v3.http_inspector_pb2",

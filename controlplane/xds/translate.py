@@ -15,20 +15,28 @@ from controlplane.xds.snapshot import Kind
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """The operator's, as far as resources depend on them. `domain` is the cluster's, such as cluster.local."""
+    """The operator's, as far as resources depend on them. `domain` is the cluster's, such as cluster.local.
+
+    With `on_demand`, a proxy whose pod declares nothing asks for the clusters of requests when it first needs them.
+    """
 
     scope: Scope = field(default_factory=Scope)
     domain: str = "cluster.local"
     upgrades: tuple[str, ...] = UPGRADES
     tracing: Mapping[str, Any] = field(default_factory=dict)
+    on_demand: bool = False
 
     @staticmethod
-    def of(bootstrap: Bootstrap, scope: Scope, domain: str) -> "Choices":
+    def of(bootstrap: Bootstrap, scope: Scope, domain: str, *, on_demand: bool = False) -> "Choices":
         """Those that go with the static listeners of that bootstrap."""
         tokens = {
             token.casefold(): token for token in (*bootstrap.upgrades, *UPGRADES) if token.casefold() != "connect"
         }
-        return Choices(scope, domain, tuple(tokens.values()), manager_options(bootstrap.tracing))
+        return Choices(scope, domain, tuple(tokens.values()), manager_options(bootstrap.tracing), on_demand)
+
+    def waits(self, of: View) -> bool:
+        """Whether clusters come on demand in that view."""
+        return self.on_demand and of.upstreams is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +65,21 @@ def of_view(kind: Kind, port: int, of: View, members: Sequence[Service], choices
     """A listener or its routes; None if nothing in view is called at that port."""
     here = tuple(service for service in members if service.port(port) is not None)
     if kind is Kind.LISTENER and here:
-        return Recipe(here, lambda: listeners.listener(port, of, here, choices.upgrades, dict(choices.tracing)))
+        http = listeners.Http(upgrades=choices.upgrades, tracing=choices.tracing, on_demand=choices.waits(of))
+        return Recipe(here, lambda: listeners.listener(port, of, here, http))
     if kind is Kind.ROUTES and any(found.protocol != "tcp" for one in here if (found := one.port(port))):
         return Recipe(here, lambda: routes.routes(port, of, here, choices.domain))
     return None
 
 
-def cluster_names(of: View, members: Sequence[Service]) -> tuple[str, ...]:
-    """Those of a view."""
-    return tuple(scope.cluster_name(service, port, of) for service in members for port in service.ports)
+def cluster_names(of: View, members: Sequence[Service], choices: Choices) -> tuple[str, ...]:
+    """Those of a view that its proxies have from the start."""
+    return tuple(
+        scope.cluster_name(service, port, of)
+        for service in members
+        for port in service.ports
+        if port.protocol == "tcp" or not choices.waits(of)
+    )
 
 
 def listener_names(of: View, members: Sequence[Service]) -> tuple[str, ...]:

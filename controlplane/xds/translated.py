@@ -147,7 +147,7 @@ class Translated:
         members = self.services(view)
         known = self._names.setdefault(view, {})
         for kind, names in (
-            (Kind.CLUSTER, translate.cluster_names(view, members)),
+            (Kind.CLUSTER, translate.cluster_names(view, members, self._choices)),
             (Kind.LISTENER, translate.listener_names(view, members)),
         ):
             if known.get(kind) != names:

@@ -59,12 +59,12 @@ class ControlPlane:
         fresh.rename(self.manifests / "cluster.yaml")
 
     @contextmanager
-    def serving(self) -> Iterator["subprocess.Popen[bytes]"]:
+    def serving(self, *options: str) -> Iterator["subprocess.Popen[bytes]"]:
         """Until the block ends."""
         command = ["nsenter", f"--net={self.lab.node.path}", sys.executable, "-m", "controlplane", "serve"]
         command += ["--from", str(self.manifests), "--tls-directory", str(self.tls)]
         command += ["--xds-address", f"{NODE['ipv4']}:{self.port}", "--metrics-address", "127.0.0.1"]
-        command += ["--metrics-port", str(self.port + 10_000)]
+        command += ["--metrics-port", str(self.port + 10_000), *options]
         with running(command, self.folder / "controlplane.log", cwd=CHECKOUT) as process:
             yield process
 

@@ -30,6 +30,13 @@ def test_a_proxy_is_told_what_its_golden_file_says_and_envoy_takes_it(tmp_path: 
 
 
 @pytest.mark.envoy
+def test_envoy_takes_a_listener_whose_clusters_come_on_demand(tmp_path: Path) -> None:
+    told = static_form.resources(translated(service(), slice_of(), choices=Choices(on_demand=True)), WEB)
+    assert told["clusters"] == []
+    assert static_form.validate(tmp_path, static_form.configuration(told)) == (0, "")
+
+
+@pytest.mark.envoy
 def test_envoy_takes_every_annotation_of_the_table(tmp_path: Path) -> None:
     objects = [
         service(f"s{number}", annotations={row.name: row.example}, clusterIP=f"10.96.1.{number}")

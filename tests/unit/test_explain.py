@@ -105,6 +105,13 @@ def test_what_is_no_host_is_refused(url: str) -> None:
         told(translated(), url)
 
 
+def test_what_comes_on_demand_is_said_to_be_waited_for() -> None:
+    choices = Choices(on_demand=True)
+    of = translated(service(), slice_of(), choices=choices)
+    assert "On demand: the first request waits" in told(of, "orders", choices=choices)
+    assert "On demand" not in told(of, "orders", Caller("shop", "web-1", upstreams=("orders",)), choices=choices)
+
+
 # What a pod calls
 
 

@@ -314,6 +314,29 @@ def test_where_all_is_tcp_nobody_waits_for_a_clients_first_bytes() -> None:
 # Zones and nodes
 
 
+def on_demand(*more: Json) -> Translated:
+    database = service("database", ports=[{"port": 5432, "name": "tcp"}])
+    return translated(service(), slice_of(), database, *more, choices=Choices(on_demand=True))
+
+
+def test_on_demand_a_proxy_has_the_clusters_of_tcp_from_the_start_for_nothing_waits_for_them_there() -> None:
+    assert list(on_demand().names(Kind.CLUSTER, WEB)) == ["shop/database:5432"]
+
+
+def test_on_demand_a_request_waits_for_the_cluster_that_its_route_names() -> None:
+    of = on_demand()
+    manager = source(of, Kind.LISTENER, of.names(Kind.LISTENER, WEB)[0])["filter_chains"][-1]["filters"][0]
+    assert manager["typed_config"]["http_filters"][0]["name"] == "envoy.filters.http.on_demand"
+    assert of.get(Kind.CLUSTER, "shop/orders:80") is not None
+
+
+def test_a_pod_that_declares_its_upstreams_waits_for_none() -> None:
+    by = Caller("shop", "web-1", upstreams=("orders",))
+    of = on_demand()
+    assert list(of.names(Kind.CLUSTER, by)) == ["shop/orders:80"]
+    assert "on_demand" not in str(source(of, Kind.LISTENER, of.names(Kind.LISTENER, by)[0]))
+
+
 def hinted(address: str, zone: str, *, ready: bool = True) -> Json:
     return endpoint(address, ready=ready, zone=zone, hints={"forZones": [{"name": zone}]})
 

@@ -1,0 +1,104 @@
+"""Clusters on demand: a sidecar that may call everything asks for what it takes when it first calls it."""
+
+import http.client
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from controlplane.extensions import Json
+from tests.apiserver.processes import eventually
+from tests.cluster import service as service_object
+from tests.cluster import slice_of
+from tests.dataplane.lab import Lab, Pod, application, lab, manifest
+from tests.dataplane.services import service
+from tests.dataplane.told import CLUSTER_IP, ControlPlane, admin, replica, told, until_told
+
+pytestmark = [pytest.mark.dataplane, pytest.mark.envoy]
+MANY = 20
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with lab(tmp_path_factory.mktemp("lab")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def replicas(node: Lab) -> list[Pod]:
+    made = [node.pod(manifest(name, replica(name)), inject=False) for name in ("one", "two")]
+    service(node, made)
+    return made
+
+
+def cluster(replicas: list[Pod]) -> list[Json]:
+    """Many Services of another namespace, all with the same endpoints."""
+    addresses = [pod.address["ipv4"] for pod in replicas]
+    names = [f"s{number}" for number in range(MANY)]
+    return [
+        *(service_object(name, "accounts", clusterIP=f"10.96.1.{number}") for number, name in enumerate(names)),
+        *(slice_of(name, addresses, "accounts") for name in names),
+    ]
+
+
+def started(node: Lab, replicas: list[Pod], folder: Path) -> tuple[Pod, ControlPlane, str]:
+    pod, plane = told(node, manifest("web", application("echo.py", "8080")), folder)
+    plane.say(*cluster(replicas))
+    settings = folder / "settings.yaml"
+    settings.write_text("controlplane: {scope: cluster, onDemand: true}\n")
+    pod.kubelet.start()
+    pod.kubelet.wait_until_ready()
+    return pod, plane, f"--settings={settings}"
+
+
+def call(pod: Pod, host: str, method: str = "GET") -> int:
+    def ask() -> int:
+        with closing(http.client.HTTPConnection(CLUSTER_IP, 80, timeout=20)) as connection:
+            connection.request(method, "/", headers={"Host": host})
+            with connection.getresponse() as response:
+                return response.status
+
+    return pod.call(ask)
+
+
+def known(pod: Pod) -> set[str]:
+    """The Services that the proxy has clusters of."""
+    lines = admin(pod, "/clusters").splitlines()
+    return {line.partition("::")[0] for line in lines if line.startswith("accounts/")}
+
+
+def test_a_sidecar_knows_what_it_called_and_loses_nothing_with_the_control_plane(
+    node: Lab, replicas: list[Pod], tmp_path: Path
+) -> None:
+    pod, plane, settings = started(node, replicas, tmp_path)
+    with plane.serving(settings) as process:
+        until_told(pod, "out_80/shop")
+        assert known(pod) == set()
+        assert [call(pod, "s1.accounts", method) for method in ("POST", "GET")] == [200, 200]
+        assert known(pod) == {"accounts/s1:80"}
+        process.kill()
+        process.wait()
+        assert {call(pod, "s1.accounts") for _ in range(10)} == {200}
+        # The price of it, which docs/traffic.md tells.
+        assert call(pod, "s2.accounts") == 503
+    with plane.serving(settings):
+        eventually(lambda: call(pod, "s2.accounts") == 200, "the control plane is asked again", seconds=60)
+        assert {call(pod, "s1.accounts") for _ in range(10)} == {200}
+        assert known(pod) == {"accounts/s1:80", "accounts/s2:80"}
+
+
+def test_what_was_called_follows_its_endpoints_and_goes_with_its_service(
+    node: Lab, replicas: list[Pod], tmp_path: Path
+) -> None:
+    pod, plane, settings = started(node, replicas, tmp_path)
+    with plane.serving(settings):
+        until_told(pod, "out_80/shop")
+        assert call(pod, "s1.accounts") == 200
+        plane.say(*cluster(replicas[1:]))
+        gone = f"{replicas[0].address['ipv4']}:8080"
+        eventually(lambda: gone not in admin(pod, "/clusters"), "the endpoint is gone", seconds=30)
+        assert call(pod, "s1.accounts") == 200
+        plane.say(*(one for one in cluster(replicas) if one["metadata"]["name"] not in ("s1", "s1-a")))
+        eventually(lambda: known(pod) == set(), "the cluster is gone", seconds=30)
+        assert call(pod, "s1.accounts") == 200  # it passes through
