@@ -24,7 +24,8 @@ import yaml
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 WIDTH = 110  # columns
-SETTINGS = "server: {address: 127.0.0.1, shutdownGraceSeconds: 0}"  # here are no endpoints to wait for
+SETTINGS = EXAMPLES.parents[1] / "manifests" / "base" / "settings.yaml"
+HERE = "server: {address: 127.0.0.1, shutdownGraceSeconds: 0}\n"  # here are no endpoints to wait for
 SHOWN_METRICS = ("admissions_total", "duration_seconds_count", "duration_seconds_sum", "expiry", "_info")
 Json = dict[str, Any]
 
@@ -77,7 +78,7 @@ class Webhook:
 @contextmanager
 def webhook(folder: Path) -> Iterator[Webhook]:
     """Makes certificates, starts `python -m webhook serve`, and stops it as the kubelet would."""
-    (folder / "settings.yaml").write_text(SETTINGS)
+    (folder / "settings.yaml").write_text(SETTINGS.read_text() + HERE)
     module, tls = [sys.executable, "-m"], folder / "tls"
     subprocess.run([*module, "certs", "dev", str(tls)], check=True, stdout=subprocess.DEVNULL)
     began = time.perf_counter()
@@ -143,7 +144,8 @@ def show_injection(server: Webhook, pod: Json) -> Json:
     stored: Json = jsonpatch.apply_patch(pod, patch)
     for line in list(difflib.unified_diff(text(pod), text(stored), n=100, lineterm=""))[3:]:
         print(colour({"+": 32, "-": 31}.get(line[0], 0), line))
-    print("\nShortened values are whole in: .venv/bin/python -m webhook inject -f docs/examples/web.yaml")
+    print("\nShortened values are whole in: .venv/bin/python -m webhook inject -f docs/examples/web.yaml \\")
+    print("  --settings manifests/base/settings.yaml")
     return stored
 
 

@@ -220,4 +220,6 @@ def lab(folder: Path) -> Iterator[Lab]:
         node = stack.enter_context(netns.namespace())
         for switch in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"):
             node.run("sysctl", "-qw", f"{switch}=1")
+        for address in NODE.values():  # each cable has it as well; this is for who listens before there is one
+            node.run("ip", "address", "add", address, "dev", "lo")
         yield Lab(node, folder, stack)

@@ -133,7 +133,7 @@ def test_the_demo_prints_what_the_readme_shows() -> None:
 
 @pytest.mark.dataplane
 @pytest.mark.envoy
-def test_the_demo_lets_two_pods_talk_as_the_readme_shows() -> None:
+def test_in_the_demo_every_call_is_answered_while_replicas_fail_as_the_readme_shows() -> None:
     _, pods = demo()
     if pods.startswith("Left out: "):
         needs.missing("what the demo left out", pods)
@@ -141,7 +141,7 @@ def test_the_demo_lets_two_pods_talk_as_the_readme_shows() -> None:
 
 
 def demo() -> tuple[str, str]:
-    """What it prints of the webhook, and of two pods: that, or why they are left out."""
+    """What it prints of the webhook, and of pods that call each other: that, or why they are left out."""
     done = subprocess.run([ROOT / "scripts/demo"], capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
     webhook, start, pods = re.split(r"^(== 7\.|Left out: )", done.stdout, maxsplit=1, flags=re.MULTILINE)
