@@ -2,19 +2,24 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
 from time import monotonic
 
+import grpc
 import pytest
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 
 from controlplane.xds.snapshot import Kind
 from tests import cluster as build
-from tests.apiserver.account import sign_in
+from tests.apiserver import control_plane
+from tests.apiserver.account import SYSTEM, sign_in
 from tests.apiserver.cluster import Cluster, Object
 from tests.apiserver.discovery import ControlPlane, run_pod, serving, token_of
 from tests.apiserver.installation import Installation
+from tests.apiserver.objects import namespace, service_account
 from tests.apiserver.writer import Writer
-from tests.proxies import Proxy, connected
+from tests.proxies import Proxy, call, channel, connected, refusal
 
 CDS, EDS, LDS, RDS = Kind
 SERVICES = 20
@@ -56,6 +61,12 @@ def told(proxy: Proxy) -> dict[str, list[str]]:
             endpoints = [it.endpoint for group in assignment.endpoints for it in group.lb_endpoints]
             addresses[resource.name] = [it.address.socket_address.address for it in endpoints]
     return {name: addresses.get(name, []) for name in proxy.holds[CDS] if "/" in name}
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(SECONDS):
+        while not true():  # noqa: ASYNC110  what is waited for is told by nobody
+            await asyncio.sleep(0.02)
 
 
 async def knows(proxy: Proxy, cluster: Cluster, where: str) -> None:
@@ -133,3 +144,39 @@ def test_a_storm_of_changes_ends_with_what_the_api_server_has_and_nothing_is_tol
     grown = plane.memory() - before
     record_property("MiB", round(grown, 1))
     assert not grown > 32
+
+
+def test_an_api_server_that_is_away_changes_nothing_but_that_nobody_unknown_is_let_in(tmp_path: Path) -> None:
+    with control_plane.etcd(tmp_path) as store:
+        run(_while_it_is_away(control_plane.described(tmp_path), store))
+
+
+async def _while_it_is_away(cluster: Cluster, store: str) -> None:
+    async with AsyncExitStack() as stack:
+        with control_plane.serving(cluster, store):
+            cluster.kubectl("create", "-f", "-", stdin=[namespace(SYSTEM), namespace("shop"), service_account("shop")])
+            writer = Writer.of(cluster)
+            writer.create([*services("shop", range(SERVICES)), *slices("shop", range(SERVICES))])
+            for name in ("web-1", "web-2"):
+                run_pod(cluster, "shop", name)
+            known, unknown = (token_of(cluster, "shop", name) for name in ("web-1", "web-2"))
+            plane = stack.enter_context(serving(cluster.kubeconfig, cluster.directory / "plane"))
+            first = await stack.enter_async_context(connected(plane.port, "web-1.shop", plane.ca, known))
+            await first.ask(CDS)
+            await knows(first, cluster, "shop")
+            has = told(first)
+        await until(lambda: plane.counted("watch_failures_total", kind="service", reason="unreachable") > 0)
+        async with connected(plane.port, "web-1.shop", plane.ca, known) as again:
+            await again.ask(CDS)
+            await again.ask(EDS, *has)
+            await until(lambda: told(again) == has)
+        async with channel(plane.port, plane.ca) as connection:
+            assert await refusal(call(connection, unknown)) == grpc.StatusCode.UNAVAILABLE
+        assert plane.counted("refusals_total", reason="unavailable") == 1
+        assert (told(first), plane.counted("streams")) == (has, 1)
+        with control_plane.serving(cluster, store):
+            writer.patch(slices("shop", range(5), network=2))
+            await knows(first, cluster, "shop")
+            async with connected(plane.port, "web-2.shop", plane.ca, unknown) as second:
+                await second.ask(CDS)
+                await knows(second, cluster, "shop")
