@@ -9,12 +9,16 @@ from datetime import timedelta
 from http.server import ThreadingHTTPServer
 from types import FrameType
 
-from controlplane import proxies, serving
+from prometheus_client import CollectorRegistry, ProcessCollector
+
+from controlplane import logs, proxies
 from controlplane.bootstrap import render
 from controlplane.kube import Kube, KubeError, connect
+from controlplane.monitoring import monitoring
 from controlplane.offline import choices_of
 from controlplane.proxies import EVERYWHERE, LOOPBACK, Proxies
 from controlplane.publisher import Publisher
+from controlplane.rounds import Metrics, Rounds
 from controlplane.settings import Settings
 from controlplane.xds.credentials import CredentialsError
 from controlplane.xds.identity import believe
@@ -27,21 +31,22 @@ _PROBLEMS = (KubeError, CredentialsError, OSError, ValueError)
 
 def of_cluster(settings: Settings, options: argparse.Namespace) -> int:
     """Serves proxies, if there is a certificate, and publishes bootstraps, until a signal comes; the exit code."""
-    serving.log_to_stderr()
+    logs.log_to_stderr()
+    registry = _registry()
     try:
         kube = Kube(connect(options.kubeconfig))
         publisher = Publisher(kube, options.namespace, render(settings.bootstrap))
-        metrics = serving.Metrics(publisher.current)
-        service = serving.Service(publisher, timedelta(days=options.retention_days), options.period_seconds, metrics)
+        metrics = Metrics(publisher.current, registry)
+        rounds = Rounds(publisher, timedelta(days=options.retention_days), options.period_seconds, metrics)
         part = None
         if options.tls_directory:
             place = Place(address=options.xds_address or EVERYWHERE, tls=options.tls_directory, review=kube.review)
-            part = proxies.of_cluster(kube, place, choices_of(settings), metrics.registry)
-        pages = _begin(options, metrics, service, part)
+            part = proxies.of_cluster(kube, place, choices_of(settings), registry)
+        pages = _begin(options, registry, rounds, part)
     except _PROBLEMS as error:
         return _unusable(error)
-    _on_signal(lambda *_: service.stop())
-    service.run()
+    _on_signal(lambda *_: rounds.stop())
+    rounds.run()
     _end(pages, part, STOP_SECONDS)
     return OK
 
@@ -51,14 +56,13 @@ def of_disk(settings: Settings, options: argparse.Namespace) -> int:
 
     On loopback, or by TLS to whoever shows a token, which nobody verifies.
     """
-    serving.log_to_stderr()
-    stopping = threading.Event()
+    logs.log_to_stderr()
+    stopping, registry = threading.Event(), _registry()
     try:
-        metrics = serving.Metrics("")
         tls = options.tls_directory
         place = Place(address=options.xds_address or LOOPBACK, tls=tls, review=believe if tls else None)
-        part = proxies.of_disk(options.manifests, place, choices_of(settings), metrics.registry)
-        pages = _begin(options, metrics, None, part)
+        part = proxies.of_disk(options.manifests, place, choices_of(settings), registry)
+        pages = _begin(options, registry, None, part)
     except _PROBLEMS as error:
         return _unusable(error)
     _on_signal(lambda *_: stopping.set())
@@ -67,17 +71,23 @@ def of_disk(settings: Settings, options: argparse.Namespace) -> int:
     return OK
 
 
+def _registry() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    return registry
+
+
 def _begin(
-    options: argparse.Namespace, metrics: serving.Metrics, service: serving.Service | None, part: Proxies | None
+    options: argparse.Namespace, registry: CollectorRegistry, rounds: Rounds | None, part: Proxies | None
 ) -> ThreadingHTTPServer:
-    parts = [one for one in (service, part) if one is not None]
+    parts = [one for one in (rounds, part) if one is not None]
     debug = part.debug if part else lambda _method, _path: None
     names = part.names if part else bytes
-    pages = serving.monitoring(options.metrics_address, options.metrics_port, parts, metrics, debug, names)
+    pages = monitoring(options.metrics_address, options.metrics_port, parts, registry, debug, names)
     if part:
         part.start()
     threading.Thread(target=pages.serve_forever, name="monitoring", daemon=True).start()
-    serving.tell("serving", xds_port=str(part.port if part else ""), metrics_port=str(pages.server_address[1]))
+    logs.tell("serving", xds_port=str(part.port if part else ""), metrics_port=str(pages.server_address[1]))
     return pages
 
 

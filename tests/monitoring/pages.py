@@ -2,10 +2,12 @@
 
 import re
 
+from prometheus_client import CollectorRegistry, generate_latest
+
 from certs.metrics import Metrics as CertsMetrics
 from certs.service import FAILURES
 from controlplane.proxies import Counts
-from controlplane.serving import Metrics as ControlplaneMetrics
+from controlplane.rounds import Metrics as RoundsMetrics
 from controlplane.xds.metrics import Metrics as XdsMetrics
 from webhook.metrics import Metrics as WebhookMetrics
 
@@ -14,10 +16,11 @@ def metrics() -> set[str]:
     """Every metric and every series of ours, whether it has a value yet or not."""
     webhook = WebhookMetrics("0123456789")
     webhook.observe("inject", "injected", "added", 0.001)
-    controlplane = ControlplaneMetrics("0123456789")
-    XdsMetrics(controlplane.registry)
-    Counts(controlplane.registry)
-    pages = [webhook.page(), CertsMetrics(FAILURES).page(), controlplane.page()]
+    controlplane = CollectorRegistry()
+    RoundsMetrics("0123456789", controlplane)
+    XdsMetrics(controlplane)
+    Counts(controlplane)
+    pages = [webhook.page(), CertsMetrics(FAILURES).page(), generate_latest(controlplane)]
     return set(re.findall(r"^(?:# TYPE )?(envoy_sidecar_\w+)", b"\n".join(pages).decode(), re.MULTILINE))
 
 
