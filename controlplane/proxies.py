@@ -1,6 +1,6 @@
 """What proxies are told, as a part of the process: a source of objects, the feed, and the server of discovery.
 
-A source is the API server, or manifests on disk, where nobody has tokens and only loopback is served.
+A source is the API server, or manifests on disk, of whose pods nobody can say that a token is false.
 """
 
 import logging
