@@ -35,7 +35,7 @@ def _tell_measured(terminalreporter: pytest.TerminalReporter) -> None:
     reports = terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
     lines = [str(value) for report in reports for key, value in report.user_properties if key == MEASURED]
     if lines:
-        terminalreporter.section("measured against the real API server")
+        terminalreporter.section("measured")
     for line in lines:
         terminalreporter.line(line)
 

@@ -1,13 +1,11 @@
 """A pod's beginning and end, in the order that the kubelet documents: traffic flows from the application's first moment
 to its last."""
 
-import http.client
 import shlex
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
@@ -17,6 +15,7 @@ from tests.dataplane.exchange import exchange, request
 from tests.dataplane.lab import Lab, Pod, application, asks, lab, manifest
 from tests.dataplane.pairs import IDLE
 from tests.dataplane.services import Service, service
+from tests.dataplane.steady import Steady
 
 pytestmark = [pytest.mark.dataplane, pytest.mark.envoy, pytest.mark.kubelet_order]
 
@@ -101,49 +100,6 @@ def test_a_sidecar_that_is_killed_comes_back_with_all_that_it_had(node: Lab, ser
 # A rollout under load
 
 
-@dataclass(slots=True)
-class Load:
-    """Requests over kept connections at a steady rate, from a client that has no sidecar and does not try again."""
-
-    client: Pod
-    address: str
-    answered: int = 0
-    failures: list[str] = field(default_factory=list)
-    _over: threading.Event = field(default_factory=threading.Event)
-
-    def run(self, connections: int, rate: float) -> list[threading.Thread]:
-        def drive() -> None:
-            self.client.call(lambda: self._drive(connections / rate))
-
-        threads = [threading.Thread(target=drive) for _ in range(connections)]
-        for thread in threads:
-            thread.start()
-        return threads
-
-    def stop(self, threads: list[threading.Thread]) -> None:
-        self._over.set()
-        for thread in threads:
-            thread.join()
-
-    def _drive(self, interval: float) -> None:
-        connection = http.client.HTTPConnection(self.address, 80, timeout=5)
-        due = time.monotonic()
-        while not self._over.wait(max(0.0, due - time.monotonic())):
-            due += interval
-            try:
-                connection.request("GET", "/")
-                response = connection.getresponse()
-                response.read()
-                if response.status == 200:
-                    self.answered += 1
-                else:
-                    self.failures.append(f"{response.status}")
-            except (OSError, http.client.HTTPException) as error:
-                self.failures.append(repr(error))
-                connection.close()
-        connection.close()
-
-
 def roll(node: Lab, orders: Service, sleep: int) -> None:
     """Replaces each pod: the new one is ready, the old one is deleted, and 3 seconds later no endpoint any more."""
     for old in list(orders.endpoints):
@@ -161,9 +117,8 @@ def test_no_request_fails_while_a_server_is_rolled_out(node: Lab, server: Pod) -
     """200 requests a second; the application has a preStop sleep of 5 seconds."""
     hook = {"lifecycle": {"preStop": {"sleep": {"seconds": 5}}}}
     orders = service(node, [node.pod(manifest("orders", web(**hook))) for _ in range(2)])
-    load = Load(server, orders.address["ipv4"])
-    threads = load.run(connections=10, rate=200)
-    roll(node, orders, sleep=5)
-    load.stop(threads)
+    load = Steady(server, orders.address["ipv4"])
+    with load.running(connections=10, rate=200):
+        roll(node, orders, sleep=5)
     assert load.failures == []
-    assert load.answered > 1000
+    assert len(load.seconds) > 1000
