@@ -48,6 +48,11 @@ class Proxy:
         async with asyncio.timeout(seconds), self.heard:
             await self.heard.wait_for(lambda: self.holds[kind] == holds)
 
+    async def told(self, kind: Kind, number: int, seconds: float = 20) -> None:
+        """Raises TimeoutError if it does not come to hold as many."""
+        async with asyncio.timeout(seconds), self.heard:
+            await self.heard.wait_for(lambda: len(self.holds[kind]) == number)
+
     def _take(self, response: DeltaDiscoveryResponse) -> None:
         self.responses.append(response)
         held = self.holds[Kind(response.type_url)]

@@ -31,6 +31,12 @@ class World:
         version = self.contents[kind].get(name)
         return None if version is None else Resource(name, version, _body(kind, version))
 
+    def prepare(self, caller: Caller) -> Iterator[None]:
+        yield from ()
+
+    def follow(self, former: Snapshot) -> Iterator[None]:
+        yield from ()
+
     def changed(self, former: Snapshot) -> Iterator[tuple[Kind, str]]:
         assert isinstance(former, World)
         for kind in Kind:

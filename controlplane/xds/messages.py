@@ -1,8 +1,8 @@
 """A resource in JSON, made Envoy's message and checked as Envoy would check it, before any proxy sees it."""
 
 import json
-from collections.abc import Callable, Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
 from importlib import import_module
 from typing import Any
 
@@ -56,30 +56,46 @@ class InvalidResource(Exception):
 
 def encode(kind: Kind, source: Json) -> bytes:
     """A serialised google.protobuf.Any of that type. Raises InvalidResource."""
+    return put_together(kind, [part(kind, text) for text in canonical(kind, source)])
+
+
+def canonical(kind: Kind, source: Json) -> Iterator[str]:
+    """The texts that a resource is made of, one by one, for thousands may be in it: equal ones make equal resources.
+
+    The virtual hosts of routes are on their own: most of them are those of another proxy, or of the moment before.
+    """
+    hosts: Sequence[Json] = ()
+    if kind is Kind.ROUTES:
+        hosts, source = source["virtual_hosts"], {key: one for key, one in source.items() if key != "virtual_hosts"}
+    yield json.dumps(source, sort_keys=True)
+    yield from (json.dumps({"virtual_hosts": [host]}, sort_keys=True) for host in hosts)
+
+
+def part(kind: Kind, text: str) -> bytes:
+    """What such a text says, serialised. Raises InvalidResource."""
     try:
-        value = _MAKERS[kind](source)
+        return _MAKERS[kind](text)
     except (TypeError, ValueError) as error:  # of another type than the field's, or out of its range
         raise InvalidResource(str(error)) from None
-    body: bytes = any_pb2.Any(type_url=kind, value=value).SerializeToString(deterministic=True)
+
+
+def put_together(kind: Kind, parts: Sequence[bytes]) -> bytes:
+    """An Any of them: messages in a row are one message, and what is repeated in them is appended."""
+    body: bytes = any_pb2.Any(type_url=kind, value=b"".join(parts)).SerializeToString(deterministic=True)
     return body
 
 
-def _listener(source: Json) -> bytes:
-    return _serialised(_parsed(Kind.LISTENER, source))
-
-
-def _routes(source: Json) -> bytes:
-    """The virtual hosts one by one: most of them are those of another proxy, or of the moment before."""
-    rest = {key: value for key, value in source.items() if key != "virtual_hosts"}
-    hosts = (_host(json.dumps(host, sort_keys=True)) for host in source["virtual_hosts"])
-    # Messages in a row are one message: what is repeated in them is appended.
-    return b"".join((_serialised(_parsed(Kind.ROUTES, rest)), *hosts))
+def _whole(kind: Kind, text: str) -> bytes:
+    return _serialised(_parsed(kind, json.loads(text)))
 
 
 @lru_cache(maxsize=8192)
-def _host(text: str) -> bytes:
-    """Most differ in nothing but their names, and those of the clusters that they lead to."""
-    host = json.loads(text)
+def _routes(text: str) -> bytes:
+    """Most virtual hosts differ in nothing but their names, and those of the clusters that they lead to."""
+    source = json.loads(text)
+    if "virtual_hosts" not in source:
+        return _whole(Kind.ROUTES, text)
+    (host,) = source["virtual_hosts"]
     to = [route["route"] for route in host.get("routes", []) if "cluster" in route.get("route", {})]
     clusters = [one["cluster"] for one in to]
     for one in to:
@@ -101,8 +117,9 @@ def _host_like(text: str) -> Message:
     return _parsed(Kind.ROUTES, {"virtual_hosts": [json.loads(text)]})
 
 
-def _cluster(source: Json) -> bytes:
+def _cluster(text: str) -> bytes:
     """Most differ in nothing but their names."""
+    source = json.loads(text)
     message: Any = cluster_pb2.Cluster()
     message.CopyFrom(_cluster_like(json.dumps(source | {name: _ANY for name in _NAMES if name in source})))
     for name in _NAMES:
@@ -129,8 +146,9 @@ def _cluster_like(text: str) -> Message:
     return found
 
 
-def _endpoints(source: Json) -> bytes:
+def _endpoints(text: str) -> bytes:
     """Most endpoints differ in nothing but their addresses."""
+    source = json.loads(text)
     frame = source | {
         "cluster_name": _ANY,
         "endpoints": [group | {"lb_endpoints": []} for group in source["endpoints"]],
@@ -198,9 +216,9 @@ def _check(problems: Iterator[str]) -> None:
         raise InvalidResource(problem)
 
 
-_MAKERS: dict[Kind, Callable[[Json], bytes]] = {
+_MAKERS: dict[Kind, Callable[[str], bytes]] = {
     Kind.CLUSTER: _cluster,
     Kind.ENDPOINTS: _endpoints,
-    Kind.LISTENER: _listener,
+    Kind.LISTENER: partial(_whole, Kind.LISTENER),
     Kind.ROUTES: _routes,
 }

@@ -32,6 +32,8 @@ METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregated
 STREAMS_PER_POD = 3  # the oldest gives way: it may be one whose end nobody noticed
 INTRODUCTION_SECONDS = 15.0  # for the token's review and the first request
 TICK_SECONDS = 1.0
+PREPARATIONS = 3  # at most, while the world changes during each
+TURN_SECONDS = 0.02  # in which resources are made before others have their turn
 REMEMBERED = 1000  # things that were told of once
 
 _LOG = logging.getLogger("controlplane.xds")
@@ -64,6 +66,7 @@ class Server:
         self._callers: Callers = lambda identity: Caller(identity.namespace, identity.pod)
         self._once: OrderedDict[tuple[object, ...], None] = OrderedDict()
         self._server: grpc.aio.Server | None = None
+        self._preparing = asyncio.Lock()
         self._ticking: asyncio.Task[None] | None = None
 
     async def bind(self, address: str, credentials: Credentials | None) -> int:
@@ -88,6 +91,11 @@ class Server:
         assert self.cache.snapshot is not None
         await self._server.start()
         self._ticking = asyncio.create_task(self._tick())
+
+    async def follow(self, snapshot: Snapshot) -> None:
+        """Makes what `adopt` will tell of, while proxies are served from the former one."""
+        if self.cache.snapshot is not None:
+            await _turn_by_turn(snapshot.follow(self.cache.snapshot))
 
     def adopt(self, snapshot: Snapshot, callers: Callers) -> None:
         """This is the world now; and `callers`, if it is another, says who is who in it."""
@@ -132,6 +140,7 @@ class Server:
     async def _serve(self, _requests: object, stream: Stream) -> None:
         try:
             identity, first = await self._introduce(stream)
+            await self._prepare(identity)
             with self._admitted(stream, identity) as session:
                 await session.run(first)
         except RefusedError as refusal:
@@ -178,6 +187,16 @@ class Server:
         authorization = metadata.get("authorization")
         shown = authorization if isinstance(authorization, str) else None
         return await self._authenticator.identify(shown, stream.peer().rpartition(":")[0])
+
+    async def _prepare(self, identity: Identity) -> None:
+        """What this proxy will be told is made while others are served; thousands of the same scope do it once."""
+        for _ in range(PREPARATIONS):
+            async with self._preparing:
+                snapshot = self.cache.snapshot
+                assert snapshot is not None
+                await _turn_by_turn(snapshot.prepare(self._callers(identity)))
+            if snapshot is self.cache.snapshot:
+                return
 
     @contextmanager
     def _admitted(self, stream: Stream, identity: Identity) -> Iterator[Session]:
@@ -226,6 +245,15 @@ class Server:
         if len(self._once) > REMEMBERED:
             self._once.popitem(last=False)
         _LOG.warning(event, extra={"facts": {"what": what, "who": who, "problem": message[:300], **facts}})
+
+
+async def _turn_by_turn(steps: Iterator[None]) -> None:
+    """All of them, and the loop turns meanwhile."""
+    until = monotonic() + TURN_SECONDS
+    for _ in steps:
+        if monotonic() >= until:
+            await asyncio.sleep(0)
+            until = monotonic() + TURN_SECONDS
 
 
 class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]  # the package says no types

@@ -50,7 +50,7 @@ class Discovery:
         self._place, self._metrics = place, metrics
         self._loop: asyncio.AbstractEventLoop
         self._executor = ThreadPoolExecutor(REVIEWERS, "review")
-        self._lock = threading.Lock()
+        self._lock, self._adopting = threading.Lock(), asyncio.Lock()
         self._make: Make | None = None
         self._turned = monotonic()
         self._serving = self._stopping = False
@@ -119,12 +119,18 @@ class Discovery:
         return await self._server.bind(self._place.address, credentials)
 
     async def _adopt(self) -> None:
-        with self._lock:
-            make, self._make = self._make, None
-        assert make is not None
+        async with self._adopting:
+            with self._lock:
+                make, self._make = self._make, None
+            if make is not None:
+                await self._take_over(make)
+
+    async def _take_over(self, make: Make) -> None:
         assert self._server is not None
         try:
-            self._server.adopt(*make(self._server.cache.snapshot))
+            snapshot, callers = make(self._server.cache.snapshot)
+            await self._server.follow(snapshot)
+            self._server.adopt(snapshot, callers)
         except Exception as error:  # a bug of ours, or an object that nobody foresaw, must not end what works
             self._metrics.failures.inc()
             _LOG.exception("world not taken over", extra={"facts": {"problem": repr(error)[:300]}})

@@ -1,6 +1,6 @@
 """What every proxy is to be told, at one moment: immutable, versioned by content, built when somebody asks for it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -49,6 +49,12 @@ class Snapshot(Protocol):
 
     def get(self, kind: Kind, name: str) -> Resource | None:
         """The resource, for any name that `names` gave or that a resource refers to; None: there is none."""
+
+    def prepare(self, caller: Caller) -> Iterator[None]:
+        """Makes what this caller's proxy will ask for, a little at each step; `get` finds it made then."""
+
+    def follow(self, former: "Snapshot") -> Iterator[None]:
+        """The same of what `changed` will look at. `former` may be asked meanwhile."""
 
     def changed(self, former: "Snapshot") -> Iterable[tuple[Kind, str]]:
         """What differs since `former`, among all that was ever asked of either; (kind, WILDCARD): `names` may differ.

@@ -16,6 +16,7 @@ from controlplane.xds.wire import Request, Response, size
 MAX_NAMES = 20_000  # of one type and proxy: 10,000 ports of Services, and room
 MAX_NAME = 1024  # characters
 MAX_BYTES = 2 << 20  # of resources in one response, unless a single one is larger
+MAX_RESOURCES = 500  # in one response: others have their turn before the next
 ABSENT = ""  # in the place of a version: the proxy was told that there is none
 
 
@@ -248,7 +249,7 @@ class Topic:
         resources: list[Resource] = []
         absent: list[str] = []
         room = MAX_BYTES
-        for name in names:
+        for index, name in enumerate(names):
             if name not in self.held:
                 continue
             resource = self.cache.get(self.kind, name) if self._wants(name) else None
@@ -259,10 +260,10 @@ class Topic:
             if resource.version == self.held[name]:
                 continue
             room -= size(resource)
-            if room < 0 and resources:
-                self._due.add(name)
-            else:
-                resources.append(resource)
+            if resources and (room < 0 or len(resources) == MAX_RESOURCES):
+                self._due.update(names[index:])
+                break
+            resources.append(resource)
         return self._send(resources, absent, now) if resources or absent else None
 
     def _wants(self, name: str) -> bool:

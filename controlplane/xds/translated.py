@@ -5,9 +5,8 @@ stays, and `rejected` tells. Not for several threads.
 """
 
 import hashlib
-import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -20,6 +19,7 @@ from controlplane.xds.snapshot import WILDCARD, Caller, Kind, Resource, Snapshot
 from controlplane.xds.translate import Choices, Recipe
 
 Name = tuple[Kind, str]
+Making = Generator[None, None, Resource | None]  # a little at each step
 _K = TypeVar("_K")
 _OF_SERVICE = (Kind.CLUSTER, Kind.ENDPOINTS)
 _OF_VIEW = (Kind.LISTENER, Kind.ROUTES)
@@ -36,6 +36,8 @@ class Translated:
         self._narrow: dict[View, View] = {}  # by the view with zone and node
         self._localities: dict[View, frozenset[Locality]] = {}  # by the view without
         self._members: dict[View, tuple[Service, ...]] = {}
+        self._surveyed: set[View] = set()  # whose names are those of this Mesh
+        self._prepared: set[View] = set()  # whose resources were all made once
         # Shared by all that follow: the views that were ever asked for, and the names, by Service and by view.
         self._views: dict[str, View] = {}
         self._asked: defaultdict[Key | str, set[Name]] = defaultdict(set)
@@ -43,11 +45,11 @@ class Translated:
     def next(self, mesh: Mesh) -> "Translated":
         """The snapshot of another moment."""
         following = Translated(mesh, self._choices)
-        following._made = dict(self._made)
+        following._made, following._prepared = dict(self._made), set(self._prepared)
         following._views, following._asked = self._views, self._asked
         following.rejected = dict(self.rejected)
         if mesh.services is self.mesh.services:
-            following._names, following._members = self._names, self._members
+            following._names, following._members, following._surveyed = self._names, self._members, self._surveyed
             following._localities, following._narrow = self._localities, self._narrow
         else:
             following._look_again(self)
@@ -56,9 +58,34 @@ class Translated:
     def names(self, kind: Kind, caller: Caller) -> Sequence[str]:
         """What a wildcard subscription of this caller holds; the same object as long as it is the same."""
         view = self.view(caller)
-        if view not in self._members:
+        if view not in self._surveyed:
             self._survey(view)
         return self._names[view].get(kind, ())
+
+    def prepare(self, caller: Caller) -> Iterator[None]:
+        """Makes all that this caller's proxy will ask for, a little at each step."""
+        view = self.view(caller)
+        if view in self._prepared:
+            return
+        yield
+        for name in self.names(Kind.CLUSTER, caller):
+            yield from self._making(Kind.CLUSTER, name)
+            yield from self._making(Kind.ENDPOINTS, name)
+        for name in self.names(Kind.LISTENER, caller):
+            port, _ = scope.read_view_name(name) or (0, "")
+            yield from self._making(Kind.LISTENER, name)
+            yield from self._making(Kind.ROUTES, scope.routes_name(port, view))
+        self._prepared.add(view)
+
+    def follow(self, former: Snapshot) -> Iterator[None]:
+        """Makes what `changed` will look at, a little at each step."""
+        assert isinstance(former, Translated)
+        for view in former._surveyed - self._surveyed:
+            self._survey(view)
+            yield
+        for name in self._concerned(former):
+            if name in former._made:
+                yield from self._making(*name)
 
     def view(self, caller: Caller) -> View:
         """What this caller sees."""
@@ -82,6 +109,10 @@ class Translated:
 
     def get(self, kind: Kind, name: str) -> Resource | None:
         """The resource, for any name that `names` gave or that a resource refers to; None: there is none."""
+        return finished(self._making(kind, name))
+
+    def _making(self, kind: Kind, name: str) -> Making:
+        """What `get` does, a little at each step."""
         recipe, owner = self._recipe(kind, name)
         if recipe is None or owner is None:
             return None
@@ -89,7 +120,7 @@ class Translated:
         made = self._made.get((kind, name))
         if made is not None and made[0] == recipe.of:
             return made[1]
-        resource = self._make(kind, name, recipe, made[1] if made else None)
+        resource = yield from self._make(kind, name, recipe, made[1] if made else None)
         if resource is not None:
             self._made[kind, name] = (recipe.of, resource)
         return resource
@@ -102,18 +133,18 @@ class Translated:
     def changed(self, former: Snapshot) -> Iterator[tuple[Kind, str]]:
         """What differs, among all that was ever asked of either; (kind, WILDCARD): `names` may differ."""
         assert isinstance(former, Translated)
+        yield from (name for name in self._concerned(former) if self._differs(former, *name))
+        if self.mesh.services is not former.mesh.services:
+            yield from ((kind, WILDCARD) for kind in (Kind.CLUSTER, Kind.LISTENER))
+
+    def _concerned(self, former: "Translated") -> Iterator[Name]:
+        """What may differ."""
         for key in self._touched(former):
-            for name in self._asked.get(key, set()) | former._asked.get(key, set()) | self._possible(former, key):
-                if self._differs(former, *name):
-                    yield name
-        if self.mesh.services is former.mesh.services:
-            return
-        for token, view in list((self._views | former._views).items()):
-            if self.services(view) != former.services(view):
-                for name in self._asked.get(token, set()) | former._asked.get(token, set()):
-                    if self._differs(former, *name):
-                        yield name
-        yield from ((kind, WILDCARD) for kind in (Kind.CLUSTER, Kind.LISTENER))
+            yield from self._asked.get(key, set()) | former._asked.get(key, set()) | self._possible(former, key)
+        if self.mesh.services is not former.mesh.services:
+            for token, view in list((self._views | former._views).items()):
+                if self.services(view) != former.services(view):
+                    yield from self._asked.get(token, set()) | former._asked.get(token, set())
 
     def _recipe(self, kind: Kind, name: str) -> tuple[Recipe | None, Key | str | None]:
         """How it is made, and whose it is: a Service's, or a view's."""
@@ -126,13 +157,9 @@ class Translated:
             return None, None
         return translate.of_view(kind, port, view, self.services(view), self._choices), token
 
-    def _make(self, kind: Kind, name: str, recipe: Recipe, last: Resource | None) -> Resource | None:
+    def _make(self, kind: Kind, name: str, recipe: Recipe, last: Resource | None) -> Making:
         try:
-            source = recipe.make()
-            version = _version(source)
-            if last is not None and last.version == version:
-                return last
-            resource = Resource(name, version, messages.encode(kind, source))
+            made = yield from _encoding(kind, name, recipe, last)
         except InvalidResource as problem:
             self.rejected[kind, name] = str(problem)
             return last
@@ -140,10 +167,11 @@ class Translated:
             self.rejected[kind, name] = repr(bug)
             return last
         self.rejected.pop((kind, name), None)
-        return resource
+        return made
 
     def _survey(self, view: View) -> None:
         """Finds out what a view holds."""
+        self._surveyed.add(view)
         members = self.services(view)
         known = self._names.setdefault(view, {})
         for kind, names in (
@@ -160,8 +188,7 @@ class Translated:
         self._members = {view: members for view, members in former._members.items() if not sees(view)}
         self._localities = {view: asked for view, asked in former._localities.items() if not sees(view)}
         self._narrow = {wide: view for wide, view in former._narrow.items() if not sees(wide)}
-        for view in former._members.keys() - self._members.keys():
-            self._survey(view)
+        self._surveyed = {view for view in former._surveyed if not sees(view)}
         self._forget_those_gone_since(former)
 
     def _forget_those_gone_since(self, former: "Translated") -> None:
@@ -207,5 +234,26 @@ def _key(name: str) -> Key:
     return Key(*name.partition(":")[0].split("/", 1))
 
 
-def _version(source: Json) -> str:
-    return hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()[:16]
+def _encoding(kind: Kind, name: str, recipe: Recipe, last: Resource | None) -> Making:
+    """A resource, from its canonical source; `last` if that is the same. Raises InvalidResource."""
+    texts, parts, version = [], [], hashlib.sha256()
+    for text in messages.canonical(kind, recipe.make()):
+        texts.append(text)
+        version.update(text.encode())
+        yield
+    if last is not None and last.version == version.hexdigest()[:16]:
+        return last
+    for text in texts:
+        parts.append(messages.part(kind, text))
+        yield
+    return Resource(name, version.hexdigest()[:16], messages.put_together(kind, parts))
+
+
+def finished(making: Making) -> Resource | None:
+    """All steps at once."""
+    while True:
+        try:
+            next(making)
+        except StopIteration as end:
+            found: Resource | None = end.value
+            return found

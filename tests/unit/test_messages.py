@@ -38,7 +38,7 @@ def parsed_whole(kind: Kind, source: Json) -> Any:
     known = json.loads(json.dumps(source))
     for limits in known.get("circuit_breakers", {}).get("thresholds", []):
         limits.get("retry_budget", {}).pop("budget_interval", None)  # the messages at hand do not know it
-    return json_format.Parse(json.dumps(known), MESSAGES[kind]())
+    return json_format.Parse(json.dumps(known, sort_keys=True), MESSAGES[kind]())
 
 
 def test_what_is_put_together_from_parts_is_what_is_parsed_whole() -> None:

@@ -3,12 +3,14 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import islice
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controlplane.extensions import Json
+from controlplane.xds import messages
 from controlplane.xds.scope import Scope
 from controlplane.xds.snapshot import WILDCARD, Caller, Kind
 from controlplane.xds.translate import Choices
@@ -192,13 +194,18 @@ def test_a_cluster_that_came_step_by_step_is_told_as_one_that_was_listed(
 
 
 @settings(deadline=None)
-@given(st.lists(events(), max_size=8), SCOPES)
-def test_whoever_looks_at_what_changed_knows_everything(history: list[tuple[What, Json, bool]], scope: Scope) -> None:
+@given(st.lists(events(), max_size=8), SCOPES, st.integers(0, 40))
+def test_whoever_looks_at_what_changed_knows_everything(
+    history: list[tuple[What, Json, bool]], scope: Scope, ahead: int
+) -> None:
     there = World()
     snapshot = Translated(there.mesh(), Choices(scope=scope))
     known = everything(snapshot)
     for _ in play(there, history):
         former, snapshot = snapshot, snapshot.next(there.mesh())
+        for step in islice(snapshot.follow(former), ahead):
+            assert step is None
+            everything(former)  # proxies are served meanwhile
         for kind, name in snapshot.changed(former):
             found = snapshot.get(kind, name) if name != WILDCARD else None
             known.pop((kind, name), None)
@@ -210,6 +217,42 @@ def test_whoever_looks_at_what_changed_knows_everything(history: list[tuple[What
         told = everything(snapshot)
         assert {one: known[one] for one in told} == told
         assert snapshot.rejected == {}
+
+
+class Busy:
+    """Counts what is serialised."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.parts, make = 0, messages.part
+
+        def part(kind: Kind, text: str) -> bytes:
+            self.parts += 1
+            return make(kind, text)
+
+        monkeypatch.setattr(messages, "part", part)
+
+
+def test_what_was_prepared_for_a_proxy_is_there_when_it_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    of, busy = translated(service(), slice_of(), service("b")), Busy(monkeypatch)
+    assert len(list(of.prepare(WEB))) > busy.parts > 0
+    parts = busy.parts
+    assert everything(of, WEB)
+    assert busy.parts == parts
+    assert list(of.prepare(WEB)) == []
+
+
+def test_what_changed_was_made_before_anyone_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    former = translated(service(), slice_of(), service("b"))
+    everything(former)
+    latter, busy = (
+        former.next(mesh(service(annotations={"timeout": "7s"}), slice_of(), service("b"))),
+        Busy(monkeypatch),
+    )
+    assert len(list(latter.follow(former))) > busy.parts > 0
+    parts = busy.parts
+    assert set(latter.changed(former))
+    assert everything(latter)
+    assert busy.parts == parts
 
 
 @pytest.mark.parametrize("parts", [1, 3])

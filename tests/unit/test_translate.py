@@ -11,6 +11,7 @@ from controlplane.headers import ASKS_LOAD, LOAD_REPORT, UNPROCESSED
 from controlplane.xds.scope import Scope
 from controlplane.xds.snapshot import Caller, Kind
 from controlplane.xds.translate import Choices, Recipe
+from controlplane.xds.translated import finished
 from controlplane.xds.translated import Translated
 from tests.cluster import WEB, endpoint, node, service, slice_of, terminating, translated
 from tests.static_form import routes_of
@@ -448,7 +449,7 @@ def test_what_envoy_would_refuse_is_never_handed_out_and_the_last_good_one_stays
     good = of.get(Kind.CLUSTER, "shop/orders:80")
     broken: Any = {**(of.source(Kind.CLUSTER, "shop/orders:80") or {}), "connect_timeout": "-1s"}
     for last in (None, good):
-        assert of._make(Kind.CLUSTER, "shop/orders:80", Recipe((), lambda: broken), last) is last
+        assert finished(of._make(Kind.CLUSTER, "shop/orders:80", Recipe((), lambda: broken), last)) is last
         assert "connect_timeout" in of.rejected[Kind.CLUSTER, "shop/orders:80"]
 
 
@@ -458,5 +459,5 @@ def test_a_bug_in_one_resource_ends_nothing_else() -> None:
     def bug() -> Json:
         raise KeyError("never thought of")
 
-    assert of._make(Kind.CLUSTER, "shop/orders:80", Recipe((), bug), None) is None
+    assert finished(of._make(Kind.CLUSTER, "shop/orders:80", Recipe((), bug), None)) is None
     assert "never thought of" in of.rejected[Kind.CLUSTER, "shop/orders:80"]

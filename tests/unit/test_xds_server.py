@@ -1,8 +1,10 @@
 """The server on loopback, with real gRPC at both ends."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from time import thread_time
 
 import grpc
 import pytest
@@ -12,9 +14,13 @@ from controlplane.xds import server as serving
 from controlplane.xds import session
 from controlplane.xds.identity import Identity
 from controlplane.xds.metrics import PREFIX, Metrics
+from controlplane.xds.scope import Scope
 from controlplane.xds.server import Limits, Server
-from controlplane.xds.snapshot import Caller, Kind
+from controlplane.xds.snapshot import Caller, Kind, Snapshot
 from controlplane.xds.topic import MAX_NAMES
+from controlplane.xds.translate import Choices
+from controlplane.xds.translated import Translated
+from tests import cluster
 from tests.proxies import Proxy, call, channel, connected, refusal
 from tests.worlds import World, world
 
@@ -33,7 +39,7 @@ class Running:
         self.server = Server(Metrics(self.registry), None, limits)
         self.port = 0
 
-    def adopt(self, snapshot: World) -> None:
+    def adopt(self, snapshot: Snapshot) -> None:
         self.server.adopt(snapshot, callers)
 
     def counted(self, name: str, **labels: str) -> float:
@@ -46,7 +52,7 @@ class Running:
 
 
 @asynccontextmanager
-async def running(snapshot: World, limits: Limits | None = None) -> AsyncIterator[Running]:
+async def running(snapshot: Snapshot, limits: Limits | None = None) -> AsyncIterator[Running]:
     here = Running(limits)
     here.adopt(snapshot)
     here.port = await here.server.bind("127.0.0.1:0", None)
@@ -59,6 +65,33 @@ async def running(snapshot: World, limits: Limits | None = None) -> AsyncIterato
 
 def run(story: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(asyncio.wait_for(story(), 30))
+
+
+@dataclass
+class Turns:
+    """Of a loop: the CPU time of all of them, and of the longest, in seconds."""
+
+    all: float = 0.0
+    longest: float = 0.0
+
+
+@contextmanager
+def turning() -> Iterator[Turns]:
+    """Looks at the loop's turns meanwhile."""
+    turns, start = Turns(), thread_time()
+
+    async def turn() -> None:
+        last = start
+        while True:
+            turns.longest, last = max(turns.longest, thread_time() - last), thread_time()
+            await asyncio.sleep(0)
+
+    turning = asyncio.create_task(turn())
+    try:
+        yield turns
+    finally:
+        turns.all = thread_time() - start
+        turning.cancel()
 
 
 def test_a_proxy_learns_the_world_and_its_changes() -> None:
@@ -302,5 +335,32 @@ def test_who_is_connected_and_what_it_has_can_be_looked_at() -> None:
             assert (found["pod"], found["types"]["cluster"]["names"]) == ("shop/web-0", 1)
             (held,) = here.server.debug_proxy("shop", "web-0")
             assert held["holds"] == {"cluster": {"a": "1"}}
+
+    run(story)
+
+
+def test_the_loop_turns_while_a_proxy_of_thousands_of_services_comes_and_while_they_change() -> None:
+    there = cluster.world(*(cluster.service(f"s{number}") for number in range(1000)))
+    choices = Choices(scope=Scope(default="cluster"))
+    for _ in Translated(cluster.mesh(cluster.service()), choices).prepare(cluster.WEB):
+        pass  # what every process learns once: Envoy's rules
+
+    async def story() -> None:
+        async with running(Translated(there.mesh(), choices)) as here, connected(here.port) as proxy:
+            with turning() as coming:
+                await proxy.ask(CDS)
+                await proxy.told(CDS, 1000)
+                await proxy.ask(RDS, "http_80/shop")
+                await proxy.told(RDS, 1)
+            for number in range(1000):
+                there.put("Service", cluster.service(f"s{number}", annotations={"timeout": f"{number + 1}s"}))
+            former = here.server.cache.snapshot
+            assert isinstance(former, Translated)
+            with turning() as changing:
+                latter = former.next(there.mesh())
+                await here.server.follow(latter)
+                here.adopt(latter)
+            for turns in (coming, changing):
+                assert turns.longest < turns.all / 3, turns
 
     run(story)

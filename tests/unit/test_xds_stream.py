@@ -9,6 +9,7 @@ from controlplane.xds.topic import (
     MAX_BYTES,
     MAX_NAME,
     MAX_NAMES,
+    MAX_RESOURCES,
     Accepted,
     Asked,
     ConversationError,
@@ -455,6 +456,16 @@ def test_a_response_is_no_larger_than_it_has_to_be() -> None:
     envoy = proxy(World({EDS: {"a": large, "b": large, "c": large, "d": large}}))
     envoy.ask(EDS, "a", "b", "c", "d")
     assert [len(response.resources) for response in envoy.settle()] == [1, 1, 1, 1]  # name and version are in the body
+
+
+def test_many_resources_come_in_several_responses_and_all_before_what_names_them() -> None:
+    names = [f"c{number}" for number in range(2 * MAX_RESOURCES + 1)]
+    envoy = proxy(World({CDS: dict.fromkeys(names, "1"), LDS: {"out": "1"}}))
+    envoy.ask(CDS)
+    envoy.ask(LDS)
+    told = [(response.kind, len(response.resources)) for response in envoy.settle()]
+    assert told == [(CDS, MAX_RESOURCES), (CDS, MAX_RESOURCES), (CDS, 1), (LDS, 1)]
+    assert envoy.holds[CDS].keys() == set(names)
 
 
 def test_nothing_is_left_in_the_cache_when_a_stream_ends() -> None:
