@@ -13,6 +13,8 @@ from controlplane.xds.feed import Feed
 from controlplane.xds.world import WHAT, What
 
 MAX_BACKOFF_SECONDS = 30.0
+# No Namespaces, for nothing that a proxy is told depends on one: a Service is called in the same way whether or not its
+# namespace is opted in. Where bootstraps go depends on them, and `serving` watches them for that.
 COLLECTIONS: Mapping[What, Collection] = MappingProxyType(
     {
         "Service": Collection("/api/v1/services"),
