@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests import envoy, needs
+from tests import envoy, mounted, needs
 from tests.bench.contestants import cpu_seconds, rss_megabytes
 from tests.bench.floor import BOOTSTRAP
 from tests.bench.measure import percentile
@@ -135,9 +135,8 @@ def _server(name: str) -> Document:
 
 def _on_the_floor(node: Lab, document: Document) -> Pod:
     pod = node.create(document)
-    for file in (pod.folder / "volumes" / "envoy-sidecar-bootstrap").iterdir():
-        file.chmod(0o644)
-        file.write_text(json.dumps(BOOTSTRAP))
+    place = pod.folder / "volumes" / "envoy-sidecar-bootstrap"
+    mounted.write(place, {file.name: json.dumps(BOOTSTRAP).encode() for file in place.glob("bootstrap-*")})
     pod.kubelet.start()
     pod.kubelet.wait_until_ready()
     return pod
