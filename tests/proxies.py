@@ -87,10 +87,15 @@ async def refusal(stream: Any) -> Any:
 
 @asynccontextmanager
 async def connected(
-    port: int, node: str = "web-0.shop", ca: bytes | None = None, token: str | None = None, mute: bool = False
+    port: int,
+    node: str = "web-0.shop",
+    ca: bytes | None = None,
+    token: str | None = None,
+    mute: bool = False,
+    name: str = "localhost",
 ) -> AsyncIterator[Proxy]:
-    """A proxy whose stream is open, and ends afterwards."""
-    async with channel(port, ca) as connection:
+    """A proxy whose stream is open, and ends afterwards. It asks for a server of that name, if it trusts anybody."""
+    async with channel(port, ca, name) as connection:
         proxy = Proxy(call(connection, token), node, mute)
         listening = asyncio.create_task(proxy.listen())
         try:

@@ -51,11 +51,16 @@ class ControlPlane:
 
 
 @contextmanager
-def serving(kubeconfig: Path, folder: Path) -> Iterator[ControlPlane]:
-    """`python -m controlplane serve` as its manifest starts it, on free ports of loopback; ready."""
+def serving(kubeconfig: Path, folder: Path, tls: Path | None = None) -> Iterator[ControlPlane]:
+    """`python -m controlplane serve` as its manifest starts it, on free ports of loopback; it has listed the cluster.
+
+    `tls` is a folder with ca.crt, tls.crt and tls.key; without it, one is made, for `localhost`.
+    """
     folder.mkdir(exist_ok=True)
-    tls, log = folder / "tls", folder / "controlplane.log"
-    subprocess.run([sys.executable, "-m", "certs", "dev", str(tls)], cwd=CHECKOUT, check=True, capture_output=True)
+    log = folder / "controlplane.log"
+    if tls is None:
+        tls = folder / "tls"
+        subprocess.run([sys.executable, "-m", "certs", "dev", str(tls)], cwd=CHECKOUT, check=True, capture_output=True)
     command = [sys.executable, "-m", "controlplane", "serve", "--kubeconfig", str(kubeconfig)]
     command += ["--tls-directory", str(tls), "--xds-address", "127.0.0.1:0"]
     command += ["--metrics-address", "127.0.0.1", "--metrics-port", "0"]

@@ -1,6 +1,7 @@
 """`manifests/components/cert-manager` with the real cert-manager: the webhook is trusted, and stays so when the CA is
 renewed; where `certs` had been before, too."""
 
+import asyncio
 import base64
 import json
 import subprocess
@@ -11,14 +12,18 @@ from pathlib import Path
 
 import pytest
 
+from controlplane.xds.snapshot import Kind
 from tests import needs
 from tests.apiserver import binaries, cert_manager, control_plane
 from tests.apiserver.account import SYSTEM
 from tests.apiserver.cluster import Cluster, Object
+from tests.apiserver.discovery import run_pod, serving, token_of
 from tests.apiserver.injector import CHECKOUT, manifests, replica, settings
 from tests.apiserver.objects import SIDECAR, init_names, namespace, pod, service_account
 from tests.apiserver.processes import eventually
+from tests.proxies import connected
 
+CONTROLPLANE = "envoy-sidecar-controlplane"
 CA, SERVING, MOUNTED = "envoy-sidecar-ca", "envoy-sidecar-webhook", "envoy-sidecar-webhook-tls"
 SHOP = "shop"
 REGISTRATIONS = (
@@ -73,7 +78,8 @@ def called_here(objects: list[Object], port: int) -> list[Object]:
 def ready(cluster: Cluster) -> bool:
     """Whether everything is issued, and trusted in every registration."""
     trusted = secret(cluster, MOUNTED).get("ca.crt")
-    return bool(trusted) and all(bundles(cluster, one) == {trusted} for one in REGISTRATIONS)
+    issued = secret(cluster, f"{CONTROLPLANE}-tls").get("tls.crt")
+    return bool(trusted and issued) and all(bundles(cluster, one) == {trusted} for one in REGISTRATIONS)
 
 
 def secret(cluster: Cluster, name: str) -> dict[str, str]:
@@ -86,12 +92,12 @@ def bundles(cluster: Cluster, registration: str) -> set[str]:
     return {webhook["clientConfig"].get("caBundle", "") for webhook in cluster.get(registration)["webhooks"]}
 
 
-def pair(cluster: Cluster) -> Path:
-    """What a webhook's pod would have mounted now."""
-    folder = cluster.directory / "mounted"
+def pair(cluster: Cluster, of: str = MOUNTED) -> Path:
+    """What a server's pod would have mounted now; and the CA beside it."""
+    folder = cluster.directory / of
     folder.mkdir()
-    for name in ("tls.crt", "tls.key"):
-        (folder / name).write_bytes(base64.b64decode(secret(cluster, MOUNTED)[name]))
+    for name in ("ca.crt", "tls.crt", "tls.key"):
+        (folder / name).write_bytes(base64.b64decode(secret(cluster, of)[name]))
     return folder
 
 
@@ -131,6 +137,22 @@ def test_a_renewed_ca_and_the_former_vouch_for_the_same(cluster: Cluster) -> Non
     assert all(injects(cluster) for _ in range(20))
     # and an API server that has not seen the new CA yet trusts the new certificate.
     verify(cluster.directory, ca=former["ca.crt"], leaf=secret(cluster, MOUNTED)["tls.crt"])
+
+
+def test_a_sidecar_that_has_the_ca_trusts_the_control_plane(cluster: Cluster) -> None:
+    tls = pair(cluster, f"{CONTROLPLANE}-tls")
+    run_pod(cluster, SHOP)
+    token, name = token_of(cluster, SHOP, "web-1"), f"{CONTROLPLANE}.{SYSTEM}.svc"
+    trusted = base64.b64decode(secret(cluster, CA)["tls.crt"])
+
+    async def story(port: int) -> None:
+        async with connected(port, f"web-1.{SHOP}", trusted, token, name=name) as proxy:
+            await proxy.ask(Kind.CLUSTER)
+            async with asyncio.timeout(10), proxy.heard:
+                await proxy.heard.wait_for(lambda: bool(proxy.responses))
+
+    with serving(cluster.kubeconfig, cluster.directory / "plane", tls) as plane:
+        asyncio.run(story(plane.port))
 
 
 def verify(directory: Path, ca: str, leaf: str) -> None:
