@@ -13,7 +13,7 @@ from controlplane import access_log, bounds, choices
 from controlplane.xds import policies
 from controlplane.xds.values import show_duration
 from tests.dataplane.limits import LIMITS
-from tests.monitoring.rules import alerts
+from tests.monitoring.rules import LABELS, alerts
 from webhook import explain, settings
 from webhook.annotations import TABLE, Annotation
 from webhook.policy import RejectReason, SkipReason
@@ -173,8 +173,9 @@ def alert_table() -> str:
 
 
 def _metrics(expression: str) -> str:
-    names = re.findall(r"\b(?:envoy_sidecar|apiserver)_\w+", expression)
-    return ", ".join(f"`{name.removesuffix('_bucket')}`" for name in dict.fromkeys(names))
+    names = re.findall(r"(?<![\w:])(?:[a-z_]+:)?(?:envoy|apiserver)_[\w:]+", expression)
+    found = [name for name in dict.fromkeys(names) if name not in LABELS]
+    return ", ".join(f"`{name.removesuffix('_bucket')}`" for name in found)
 
 
 def limit_table() -> str:

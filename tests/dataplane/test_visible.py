@@ -3,19 +3,24 @@
 import http.client
 import socket
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 import yaml
 
 from controlplane.__main__ import main
 from controlplane.extensions import Json
-from tests.apiserver.processes import eventually
+from controlplane.xds import destinations
+from tests.apiserver.processes import NotReadyError, eventually
+from tests.cluster import mesh
 from tests.cluster import service as service_object
 from tests.dataplane.lab import Lab, Pod, application, lab, manifest
+from tests.dataplane.load import load
 from tests.dataplane.services import service
 from tests.dataplane.told import CLUSTER_IP, orders, replica, told, until_told
+from tests.monitoring import rules
 from tests.monitoring.pages import series
 
 pytestmark = [pytest.mark.dataplane, pytest.mark.envoy]
@@ -29,10 +34,15 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="module")
-def cluster(node: Lab) -> list[Json]:
-    """Orders is of the caller's namespace, users is not; the ClusterIP that is dialled decides which one it is."""
-    replicas = [node.pod(manifest(name, replica(name)), inject=False) for name in ("one", "two")]
-    service(node, replicas)
+def replicas(node: Lab) -> list[Pod]:
+    made = [node.pod(manifest(name, replica(name)), inject=False) for name in ("one", "two")]
+    service(node, made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def cluster(replicas: list[Pod]) -> list[Json]:
+    """Orders is of the caller's namespace, users is not; the ClusterIP that is dialled is that of users."""
     users = service_object("users", "accounts", clusterIP=CLUSTER_IP)
     there, endpoints = orders(replicas)
     return [{**there, "spec": {**there["spec"], "clusterIP": "10.96.0.2"}}, endpoints, users]
@@ -101,6 +111,76 @@ def test_services_that_passed_through_unlisted_are_named_with_the_line_to_add(
 def test_the_page_that_everybody_scrapes_does_not_grow_with_what_is_called(web: Pod) -> None:
     assert CLUSTER_IP in page(web, "/stats/destinations")
     assert CLUSTER_IP not in page(web, "/stats/prometheus")
+
+
+@pytest.fixture(scope="module")
+def failing(web: Pod, replicas: list[Pod]) -> Pod:
+    """The same, after orders has failed as a whole, so that all there is to count has happened."""
+    for pod in replicas:
+        pod.call(lambda: urlopen("http://127.0.0.1:8080/behave/503/20", timeout=10).close())
+    eventually(lambda: {one.status for one in load(web, threads=20, each=5)} == {503}, "orders fails")
+    eventually(lambda: "ejections_active" in page(web, "/stats/prometheus"), "an endpoint is left alone", seconds=30)
+    return web
+
+
+def test_what_rules_and_panels_ask_of_envoy_exists(failing: Pod) -> None:
+    wanted = rules.of_envoy() | rules.kept()
+    there = set[str]()
+
+    def is_there() -> bool:
+        """Histograms come to the page when Envoy sums them up, every five seconds."""
+        there.update(*(series(page(failing, path)) for path in ("/stats/prometheus", "/stats/destinations")))
+        return wanted <= there
+
+    assert rules.of_envoy()
+    with suppress(NotReadyError):
+        eventually(is_there, "all of it is there", seconds=20)
+    assert wanted - there == set()
+
+
+def test_what_the_rules_make_of_these_pages_names_the_services(
+    failing: Pod, cluster: list[Json], tmp_path: Path
+) -> None:
+    """Each page at a rate at which Prometheus sees it grow."""
+    names = destinations.page(mesh(*cluster)).decode()
+    pages = "\n".join([page(failing, "/stats/prometheus"), page(failing, "/stats/destinations")])
+    told = {f"{name}": f"0+{value:g}x20" for name, value in samples(pages) if name.startswith("envoy_cluster_")}
+    said = {name: "1+0x20" for name, _ in samples(names)}
+    spent, passed = (
+        "service:envoy_sidecar_retry_budget_spent:ratio_rate5m",
+        "pod_service:envoy_sidecar_passed_through:rate5m",
+    )
+    assert (
+        rules.run(
+            tmp_path,
+            told | said,
+            promql_expr_test=[
+                is_of(f"{spent} > 0", "shop", "orders"),
+                is_of("service:envoy_sidecar_retries_refused:rate5m > 0", "shop", "orders"),
+                is_of("service:envoy_sidecar_errors:rate5m > 0", "shop", "orders"),
+                is_of(f"{passed} > 0", "accounts", "users"),
+            ],
+        )
+        == ""
+    )
+
+
+def is_of(expression: str, namespace: str, name: str) -> Json:
+    """Of that Service, and of no other."""
+    labels = f'{{destination_namespace="{namespace}",destination_service="{name}"}}'
+    return {
+        "expr": f"group by (destination_namespace, destination_service) ({expression})",
+        "eval_time": "15m",
+        "exp_samples": [{"labels": labels, "value": 1}],
+    }
+
+
+def samples(text: str) -> Iterator[tuple[str, float]]:
+    """Each series of a page, as it is written there."""
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            name, _, value = line.rpartition(" ")
+            yield name, float(value)
 
 
 def test_the_page_that_everybody_scrapes_holds_all_else(web: Pod) -> None:

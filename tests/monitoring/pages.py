@@ -8,6 +8,8 @@ from certs.metrics import Metrics as CertsMetrics
 from certs.service import FAILURES
 from controlplane.proxies import Counts
 from controlplane.rounds import Metrics as RoundsMetrics
+from controlplane.xds import destinations
+from controlplane.xds.mesh import Mesh
 from controlplane.xds.metrics import Metrics as XdsMetrics
 from webhook.metrics import Metrics as WebhookMetrics
 
@@ -20,7 +22,7 @@ def metrics() -> set[str]:
     RoundsMetrics("0123456789", controlplane)
     XdsMetrics(controlplane)
     Counts(controlplane)
-    pages = [webhook.page(), CertsMetrics(FAILURES).page(), generate_latest(controlplane)]
+    pages = [webhook.page(), CertsMetrics(FAILURES).page(), generate_latest(controlplane), destinations.page(Mesh())]
     return set(re.findall(r"^(?:# TYPE )?(envoy_sidecar_\w+)", b"\n".join(pages).decode(), re.MULTILINE))
 
 

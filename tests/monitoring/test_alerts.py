@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.monitoring import rules
 from tests.monitoring.rules import FILES, alerts, promtool
@@ -101,6 +102,16 @@ HEALTHY: Mapping[str, str] = {
     calls("2.5"): growing(101),
     calls("+Inf"): growing(101),
 }
+
+
+def to_orders(metric: str, **labels: str) -> str:
+    """A series of one caller's sidecar, about the Service orders of the namespace shop."""
+    more = "".join(f',{name}="{value}"' for name, value in labels.items())
+    return f'{metric}{{namespace="shop",pod="web-1",envoy_cluster_name="shop/orders_80"{more}}}'
+
+
+ATTEMPTS, RETRIES = "envoy_cluster_upstream_rq_total", "envoy_cluster_upstream_rq_retry"
+BREAKER = "envoy_cluster_circuit_breakers_default"
 
 
 def without(*beginnings: str) -> Mapping[str, str]:
@@ -266,6 +277,36 @@ CASES = {
         {f'{XDS}_certificate_last_reload_successful{{instance="e"}}': always(0)},
         "DiscoveryCertificateReloadFailing",
     ),
+    # Services
+    "one retry in ten is refused": differing(
+        30,
+        {
+            to_orders(ATTEMPTS): growing(120),
+            to_orders(RETRIES): growing(20),
+            to_orders(f"{RETRIES}_overflow"): growing(10),
+        },
+        "RetryBudgetSpent",
+    ),
+    "one retry in a hundred is refused": differing(
+        30, {to_orders(ATTEMPTS): growing(100), to_orders(f"{RETRIES}_overflow"): growing(1)}
+    ),
+    "a Service is called and nothing fails": differing(30, {to_orders(ATTEMPTS): growing(100)}),
+    "retries are refused while a Service is rolled out": differing(
+        30, {to_orders(ATTEMPTS): growing(100), to_orders(f"{RETRIES}_overflow"): f"0x10 0+50x3 150x{N}"}
+    ),
+    "a caller is at its limit of requests": differing(
+        30, {to_orders(f"{BREAKER}_rq_open"): always(1), to_orders(f"{BREAKER}_cx_open"): always(0)}, "CircuitOpen"
+    ),
+    "a caller is at its limit of connections": differing(
+        30, {to_orders(f"{BREAKER}_cx_open"): always(1)}, "CircuitOpen"
+    ),
+    "a caller has many requests waiting": differing(
+        30, {to_orders(f"{BREAKER}_rq_pending_open"): always(1)}, "CircuitOpen"
+    ),
+    "a caller meets its limit now and then": differing(30, {to_orders(f"{BREAKER}_rq_open"): f"0x9 1x1 0x9 1x1 0x{N}"}),
+    "a limit of what is no Service is met": differing(
+        30, {f'{BREAKER}_rq_open{{namespace="shop",pod="web-1",envoy_cluster_name="inbound"}}': always(1)}
+    ),
 }
 
 
@@ -276,6 +317,71 @@ def test_exactly_these_alerts_fire_when(when: str, tmp_path: Path) -> None:
     firing = 'group by (alertname) (ALERTS{alertstate="firing"})'
     asked = {"expr": firing, "eval_time": f"{case.minutes}m", "exp_samples": expected}
     assert rules.run(tmp_path, case.series, promql_expr_test=[asked]) == ""
+
+
+def recorded(directory: Path, series: Mapping[str, str], **values: float) -> str:
+    """What is wrong with these records of orders, after two hours of these series."""
+    asked = [
+        {
+            "expr": f"round(service:envoy_sidecar_{name.replace('__', ':')}, 0.001)",
+            "eval_time": "120m",
+            "exp_samples": [{"labels": '{destination_namespace="shop",destination_service="orders"}', "value": value}],
+        }
+        for name, value in values.items()
+    ]
+    return rules.run(directory, series, promql_expr_test=asked)
+
+
+def test_the_budget_that_is_spent_is_of_all_callers_and_ports_of_a_service(tmp_path: Path) -> None:
+    """Two callers: 60 attempts a minute of which 10 are retries, and 60 of which none is."""
+    other = {"namespace": "accounts", "pod": "a-1", "envoy_cluster_name": "shop/orders_81"}
+    labels = ",".join(f'{name}="{value}"' for name, value in other.items())
+    series = {
+        to_orders(ATTEMPTS): growing(60),
+        to_orders(RETRIES): growing(10),
+        f"{ATTEMPTS}{{{labels}}}": growing(60),
+        to_orders("envoy_cluster_upstream_rq_xx", envoy_response_code_class="5"): growing(6),
+    }
+    values = {
+        "requests__rate5m": 1.833,
+        "errors__rate5m": 0.1,
+        "retries_per_request__ratio_rate5m": 0.091,
+        "retry_budget_spent__ratio_rate5m": 0.455,
+        "retry_budget_spent__ratio_rate1h": 0.455,
+    }
+    assert recorded(tmp_path, series, **values) == ""
+
+
+def test_a_service_that_nobody_has_to_call_again_has_spent_nothing(tmp_path: Path) -> None:
+    assert recorded(tmp_path, {to_orders(ATTEMPTS): growing(60)}, retry_budget_spent__ratio_rate5m=0) == ""
+
+
+def test_what_passed_through_is_named_if_it_is_a_services(tmp_path: Path) -> None:
+    passed, info = "envoy_cluster_endpoint_rq_total", "envoy_sidecar_controlplane_service_info"
+    of = 'namespace="shop",pod="web-1",envoy_cluster_name="passthrough"'
+    whose = 'envoy_endpoint_address="10.96.0.7:80",destination_namespace="accounts",destination_service="users"'
+    series = {
+        f'{passed}{{{of},envoy_endpoint_address="10.96.0.7:80"}}': growing(60),
+        f'{passed}{{{of},envoy_endpoint_address="93.184.215.14:443"}}': growing(60),
+        f'{info}{{instance="a",{whose}}}': always(1),
+        f'{info}{{instance="b",{whose}}}': always(1),
+    }
+    labels = '{namespace="shop",pod="web-1",destination_namespace="accounts",destination_service="users"}'
+    name = "pod_service:envoy_sidecar_passed_through:rate5m"
+    expected = [{"labels": f"{name}{labels}", "value": 1}]
+    asked = {"expr": name, "eval_time": "30m", "exp_samples": expected}
+    assert rules.run(tmp_path, series, promql_expr_test=[asked]) == ""
+
+
+def test_prometheus_understands_every_panel(tmp_path: Path) -> None:
+    records = [
+        {"record": f"panel:{number}", "expr": one}
+        for number, one in enumerate(one for found in rules.panels().values() for one in found)
+    ]
+    file = tmp_path / "panels.yaml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": records}]}))
+    done = promtool("check", "rules", str(file))
+    assert done.returncode == 0, done.stdout
 
 
 def test_every_alert_is_among_those_that_fire_above() -> None:
