@@ -9,6 +9,7 @@ import pytest
 import webhook
 from tests.contract.rendered import (
     CHECKOUT,
+    CONTROLPLANE,
     MANIFESTS,
     WEBHOOK,
     Object,
@@ -61,6 +62,12 @@ def test_an_installation_like_the_example_keeps_the_control_plane() -> None:
     """Its settings replace those of base as a whole."""
     written = settings.parse(settings_file(kustomize(MANIFESTS / "overlays" / "example")), "example")
     assert written.bootstrap.control_plane == BASE.bootstrap.control_plane
+
+
+def test_an_installation_like_the_example_looks_at_bootstraps_with_the_envoy_that_it_runs() -> None:
+    example = kustomize(MANIFESTS / "overlays" / "example")
+    images = {it["image"] for it in pod_spec(example, CONTROLPLANE)["initContainers"] if "/envoy:" in it["image"]}
+    assert images == {settings.parse(settings_file(example), "example").sidecar.image}
 
 
 def test_settings_of_an_overlay_like_the_example_win_over_a_components() -> None:
