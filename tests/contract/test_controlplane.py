@@ -67,6 +67,7 @@ def test_sidecars_ask_for_that_name_and_port() -> None:
     (served,) = one(render(), "Service", CONTROLPLANE)["spec"]["ports"]
     assert (host, int(port)) == (f"{CONTROLPLANE}.{NAMESPACE}.svc", served["port"])
     assert host in NAMES
+    assert f"{host}.cluster.local" in NAMES  # which docs/operations.md offers to pods without search domains
 
 
 def test_they_trust_what_certs_publishes() -> None:
