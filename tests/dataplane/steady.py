@@ -1,13 +1,15 @@
-"""Load at a steady rate, over connections that are kept, from a client that does not try again."""
+"""Load at a steady rate, from a process of its own in a pod's network: what it measures is not held up by the test."""
 
-import http.client
-import threading
-import time
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from tests.apiserver.processes import eventually, running
+from tests.dataplane.container import CHECKOUT
 from tests.dataplane.lab import Pod
+
+PROGRAM = CHECKOUT / "tests" / "dataplane" / "steady_app.py"
 
 
 @dataclass(slots=True)
@@ -16,43 +18,20 @@ class Steady:
 
     client: Pod
     address: str
-    host: str = ""  # the Host of each; the address, if empty
+    host: str
     seconds: list[float] = field(default_factory=list)  # of each that was answered 200
     failures: list[str] = field(default_factory=list)
-    _over: threading.Event = field(default_factory=threading.Event)
 
     @contextmanager
     def running(self, *, connections: int, rate: float) -> Iterator[None]:
         """So many requests a second over so many connections, until the block ends."""
-
-        def drive() -> None:
-            self.client.call(lambda: self._drive(connections / rate))
-
-        threads = [threading.Thread(target=drive) for _ in range(connections)]
-        for thread in threads:
-            thread.start()
-        try:
+        log = self.client.folder / "steady.log"
+        command = ["nsenter", f"--net={self.client.net.path}", sys.executable, str(PROGRAM)]
+        with running([*command, self.address, self.host, f"{connections}", f"{rate}"], log):
+            eventually(lambda: "begun" in log.read_text(), "requests are sent")
             yield
-        finally:
-            self._over.set()
-            for thread in threads:
-                thread.join()
-
-    def _drive(self, interval: float) -> None:
-        connection = http.client.HTTPConnection(self.address, 80, timeout=5)
-        due = time.monotonic()
-        while not self._over.wait(max(0.0, due - time.monotonic())):
-            due += interval
-            began = time.monotonic()
+        for line in log.read_text().splitlines()[1:]:
             try:
-                connection.request("GET", "/", headers={"Host": self.host or self.address})
-                response = connection.getresponse()
-                response.read()
-                if response.status == 200:
-                    self.seconds.append(time.monotonic() - began)
-                else:
-                    self.failures.append(f"{response.status}")
-            except (OSError, http.client.HTTPException) as error:
-                self.failures.append(repr(error))
-                connection.close()
-        connection.close()
+                self.seconds.append(float(line))
+            except ValueError:
+                self.failures.append(line)

@@ -117,7 +117,7 @@ def test_no_request_fails_while_a_server_is_rolled_out(node: Lab, server: Pod) -
     """200 requests a second; the application has a preStop sleep of 5 seconds."""
     hook = {"lifecycle": {"preStop": {"sleep": {"seconds": 5}}}}
     orders = service(node, [node.pod(manifest("orders", web(**hook))) for _ in range(2)])
-    load = Steady(server, orders.address["ipv4"])
+    load = Steady(server, orders.address["ipv4"], "orders")
     with load.running(connections=10, rate=200):
         roll(node, orders, sleep=5)
     assert load.failures == []

@@ -125,7 +125,7 @@ def test_without_a_prestop_hook_only_requests_that_meet_one_dead_replica_after_a
     """All three old replicas are dead before the first is withdrawn."""
     load = rolled_out(node, plane, rollout, sleep=0)
     measured(record_property, f"{rollout.__name__}, no preStop", load)
-    assert set(load.failures) <= {"503"}
+    assert set(load.failures) <= {"status 503"}
     assert len(load.failures) < 0.1 * len(load.seconds)
 
 
@@ -138,7 +138,7 @@ def rolled_out(node: Lab, plane: ControlPlane, rollout: Rollout, *, sleep: int) 
     until_told(web, "out_80/shop")
     known = [f"{pod.address['ipv4']}:8080" for pod in orders.pods]
     eventually(lambda: all(one in admin(web, "/clusters") for one in known), "the caller is told of all replicas")
-    load = Steady(web, CLUSTER_IP, host="orders")
+    load = Steady(web, CLUSTER_IP, "orders")
     with load.running(connections=10, rate=200):
         rollout(orders)
         orders.settle()
