@@ -9,15 +9,15 @@ import json
 import os
 import resource
 import sys
-from base64 import b64encode, urlsafe_b64decode
-from collections.abc import Iterator, Mapping
+from base64 import b64encode
+from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from controlplane.xds.identity import Identity
+from controlplane.xds.identity import Identity, believe
 from controlplane.xds.metrics import PREFIX, Metrics
 from controlplane.xds.service import Discovery, Place
 from controlplane.xds.snapshot import Caller, Kind
@@ -25,7 +25,6 @@ from controlplane.xds.translate import Choices
 from controlplane.xds.translated import Translated
 from controlplane.xds.world import World
 from tests.cluster import service, slice_of
-from tests.tokens import reviewed
 
 POPULAR = ("popular", "shared")  # name, namespace
 
@@ -41,7 +40,7 @@ class Plane:
         for name, namespace in (*self.names, POPULAR):
             self.world.put("Service", service(name, namespace))
             self._move(name, namespace)
-        self.discovery = Discovery(Place(address="127.0.0.1:0", tls=tls, review=_review), Metrics(self.registry))
+        self.discovery = Discovery(Place(address="127.0.0.1:0", tls=tls, review=believe), Metrics(self.registry))
         self.discovery.start()
         self._publish()
 
@@ -121,11 +120,6 @@ class Plane:
     def _caller(self, identity: Identity) -> Caller:
         own = tuple(f"s{number}" for number in range(self.used - 1))
         return Caller(identity.namespace, identity.pod, upstreams=(*own, ".".join(POPULAR)))
-
-
-def _review(shown: str, audience: str) -> Mapping[str, Any]:
-    """An API server that believes everybody, at once."""
-    return reviewed(json.loads(urlsafe_b64decode(shown.split(".")[1] + "=="))["sub"])
 
 
 def _answers(plane: Plane) -> Iterator[dict[str, float]]:
