@@ -1,5 +1,5 @@
-"""`steady_app.py ADDRESS HOST CONNECTIONS RATE` sends so many GETs a second over so many connections, which it keeps; it
-sends none twice. When it is told to end, it prints a line for each: the seconds that its answer took, or what else came.
+"""`steady_app.py ADDRESS HOST CONNECTIONS RATE` sends so many GETs a second over so many connections, kept, and none
+twice. When it is told to end, it prints a line for each: the seconds that its answer took, or what else came.
 """
 
 import http.client
