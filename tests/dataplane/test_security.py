@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from tests.build import operator
 from tests.dataplane.exchange import Answer, exchange, request
 from tests.dataplane.lab import APPLICATION, Lab, Pod, application, asks, lab, manifest
 from tests.dataplane.wire import listening
@@ -38,10 +39,14 @@ def stranger(node: Lab) -> Pod:
 # An application and its own sidecar
 
 
-@pytest.mark.parametrize("path", ["/run/envoy-sidecar", "/etc/envoy-sidecar"])
+@pytest.mark.parametrize(
+    "path",
+    ["/run/envoy-sidecar", "/etc/envoy-sidecar", "/etc/envoy-sidecar-ca", "/var/run/secrets/envoy-sidecar/token"],
+)
 @pytest.mark.parametrize("uid", [APPLICATION, 0], ids=["its own user", "root"])
 def test_an_application_does_not_see_the_volumes_of_its_sidecar(node: Lab, path: str, uid: int) -> None:
-    pod = node.pod(manifest("app", application("echo.py", "8080", readinessProbe=asks(8080), uid=uid)))
+    app = application("echo.py", "8080", readinessProbe=asks(8080), uid=uid)
+    pod = node.pod(manifest("app", app), settings=operator("bootstrap: {controlPlane: 'nobody.lab:15012'}"))
     assert pod.container("envoy-sidecar").execute(["ls", path]).returncode == 0
     assert pod.container("app").execute(["ls", path]).returncode != 0
 
