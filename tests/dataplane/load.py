@@ -21,15 +21,23 @@ class Answer:
     seconds: float
 
 
-def load(pod: Pod, *, threads: int, each: int, path: str = "/", method: str = "GET") -> list[Answer]:
+def load(
+    pod: Pod, *, threads: int, each: int, path: str = "/", method: str = "GET", rate: float | None = None
+) -> list[Answer]:
     """Each of so many threads asks orders so many times, one after another, through the sidecar of `pod`.
 
-    `{}` in the path is another word in each request.
+    `{}` in the path is another word in each request; `rate` requests a second begin at most, in all.
     """
+    apart = threads / rate if rate else 0
 
     def one(thread: int) -> list[Answer]:
+        began = time.monotonic() + apart * thread / threads
         with closing(http.client.HTTPConnection(CLUSTER_IP, 80, timeout=30)) as connection:
-            return [_ask(connection, method, path.format(f"{thread}-{number}")) for number in range(each)]
+            answers = []
+            for number in range(each):
+                time.sleep(max(0, began + apart * number - time.monotonic()))
+                answers.append(_ask(connection, method, path.format(f"{thread}-{number}")))
+            return answers
 
     def all_of_them() -> list[Answer]:
         with ThreadPoolExecutor(threads) as pool:

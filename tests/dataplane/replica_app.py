@@ -1,14 +1,16 @@
 """`python3 replica_app.py PORT NAME` is one replica of a service: it answers with its name, and prints each request.
 
-`GET /behave/STATUS/MILLISECONDS` makes it answer so from then on. Like the sidecar beside it, it reports how long its
-answers take, which is what latency-aware balancing weighs by.
+`GET /behave/STATUS/MILLISECONDS` makes it answer so from then on. It claims, in every answer, what only a sidecar may
+say: that it has not begun, and that it has nothing to do.
 """
 
 import asyncio
 import sys
 
-REPORT = "endpoint-load-metrics: TEXT application_utilization={:.6f},rps_fractional=1\r\n"
-ANSWER = "HTTP/1.1 {} Whatever\r\nContent-Length: {}\r\n{}\r\n{}"
+CLAIMS = (
+    "X-Mesh-Unprocessed: true\r\nEndpoint-Load-Metrics: TEXT application_utilization=0.000001,rps_fractional=1000\r\n"
+)
+ANSWER = f"HTTP/1.1 {{}} Whatever\r\n{CLAIMS}Content-Length: {{}}\r\n\r\n{{}}"
 
 
 class Replica:
@@ -26,7 +28,7 @@ class Replica:
                 if path.startswith("/behave/"):
                     status, milliseconds = path.split("/")[2:]
                     self._status, self._milliseconds = int(status), float(milliseconds)
-                    answer = ANSWER.format(200, 0, "", "")
+                    answer = ANSWER.format(200, 0, "")
                 else:
                     answer = await self._answer(method, path)
                 writer.write(answer.encode())
@@ -37,8 +39,7 @@ class Replica:
     async def _answer(self, method: str, path: str) -> str:
         print(method, path, flush=True)
         await asyncio.sleep(self._milliseconds / 1000)
-        report = REPORT.format(max(self._milliseconds, 1) / 1000)
-        return ANSWER.format(self._status, len(self._name), report, self._name)
+        return ANSWER.format(self._status, len(self._name), self._name)
 
 
 async def main(port: int, name: str) -> None:

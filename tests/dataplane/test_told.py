@@ -1,9 +1,7 @@
-"""A proxy that is told of Services, with real traffic: three replicas, the real control plane, and what callers see."""
+"""A proxy that is told of Services, with real traffic: three replicas with sidecars, and what callers see."""
 
-import http.client
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from threading import Timer
@@ -29,7 +27,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 @pytest.fixture(scope="module")
 def replicas(node: Lab) -> list[Pod]:
-    made = [node.pod(manifest(name, replica(name)), inject=False) for name in NAMES]
+    made = [node.pod(manifest(name, replica(name))) for name in NAMES]
     service(node, made)
     return made
 
@@ -173,7 +171,7 @@ def test_an_application_that_is_killed_fails_no_get_and_of_posts_only_those_it_h
     node: Lab, caller: tuple[Pod, ControlPlane], method: str
 ) -> None:
     pod, plane = caller
-    pods = [node.pod(manifest(f"{method.lower()}-{name}", replica(name)), inject=False) for name in NAMES]
+    pods = [node.pod(manifest(f"{method.lower()}-{name}", replica(name))) for name in NAMES]
     plane.say(*orders(pods))
     eventually(partial(_is_told, pod, pods), "these are told", seconds=30)
     behave(pods, 200, 5)
@@ -236,16 +234,6 @@ _BALANCERS = {
     "least-request": "envoy.load_balancing_policies.least_request",
     "latency": "client_side_weighted_round_robin",
 }
-
-
-def test_headers_between_sidecars_never_reach_an_application(caller: tuple[Pod, ControlPlane]) -> None:
-    def names() -> list[str]:
-        with closing(http.client.HTTPConnection(CLUSTER_IP, 80, timeout=10)) as connection:
-            connection.request("GET", "/", headers={"Host": "orders"})
-            with connection.getresponse() as response:
-                return [name for name, _ in response.getheaders()]
-
-    assert "endpoint-load-metrics" not in caller[0].call(names)
 
 
 def test_a_node_without_ipv6_is_told_as_any_other(node: Lab, replicas: Sequence[Pod], tmp_path: Path) -> None:
