@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Annotated, Literal
 
-from controlplane import access_log, clusters, discovery, explicit, listeners, probes, tracing
+from controlplane import access_log, clusters, discovery, explicit, listeners, probes, statistics, tracing
 from controlplane.access_log import AccessLog
 from controlplane.bounds import Between, HostPort
 from controlplane.extensions import Json, extension
@@ -169,7 +169,7 @@ def _document(bootstrap: Bootstrap, dual: bool, keeps_source: bool) -> Json:
             ],
         },
         **({"dynamic_resources": discovery.dynamic()} if way else {}),
-        "stats_config": _STATS,
+        "stats_config": statistics.CONFIG,
         "deferred_stat_options": {"enable_deferred_creation_stats": True},
         "layered_runtime": {"layers": [_layer("base", "off")]},
         "overload_manager": _overload(bootstrap.max_connections),
@@ -179,38 +179,6 @@ def _document(bootstrap: Bootstrap, dual: bool, keeps_source: bool) -> Json:
 def _layer(name: str, choice: AccessLog) -> Json:
     """A layer of Envoy's runtime; of two that hold a key, the later wins."""
     return {"name": name, "static_layer": access_log.percentages(choice)}
-
-
-# Only what somebody reads: at a thousand services the default statistics cost hundreds of megabytes.
-_STATS: Json = {
-    "stats_matcher": {
-        "inclusion_list": {
-            "patterns": [
-                {"prefix": prefix}
-                for prefix in (
-                    "cluster.",
-                    "cluster_manager.",
-                    "control_plane.",
-                    "http.explicit.",
-                    "http.inbound.",
-                    "http.outbound.",
-                    "listener.",
-                    "listener_manager.",
-                    "overload.",
-                    "runtime.",
-                    "server.",
-                    "tcp.",
-                )
-            ]
-        }
-    },
-    "histogram_bucket_settings": [
-        {
-            "match": {"safe_regex": {"regex": ".*(upstream_rq_time|downstream_rq_time)"}},
-            "buckets": [1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000],
-        }
-    ],
-}
 
 
 def _overload(max_connections: int) -> Json:
