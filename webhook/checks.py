@@ -154,7 +154,7 @@ def beyond_pod_resources(choices: Choices, pod: Pod, settings: Settings) -> Iter
     inits, containers = _with_ours(choices, pod, settings)
     for resource, _ in _RESOURCE_FIELDS:
         request, limit = getattr(choices, f"{resource}_request"), getattr(choices, f"{resource}_limit")
-        whole = pods.amount(pod.spec.resources, "requests", resource)
+        whole = _whole_request(pod, resource)
         asked = pods.total_request(inits, containers, resource)
         if whole is not None and asked > whole:
             yield (
@@ -169,6 +169,15 @@ def beyond_pod_resources(choices: Choices, pod: Pod, settings: Settings) -> Iter
                 f"spec.resources.limits.{resource} is {most}, below the sidecar's limit of {limit}: "
                 f"raise it, or set {PREFIX}{resource}-limit"
             )
+
+
+def _whole_request(pod: Pod, resource: str) -> Quantity | None:
+    """The pod-level request; where none is written, what the API server takes for it (`SetDefaults_Pod`)."""
+    written = pods.amount(pod.spec.resources, "requests", resource)
+    asked = pods.total_request(pod.init_containers, pod.spec.containers, resource)
+    if written is not None or asked.nano:
+        return written or asked
+    return pods.amount(pod.spec.resources, "limits", resource)
 
 
 def _with_ours(choices: Choices, pod: Pod, settings: Settings) -> tuple[list[Container], list[Container]]:

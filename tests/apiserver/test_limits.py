@@ -8,6 +8,8 @@ import pytest
 from tests.apiserver.cluster import Cluster, Object, Result
 from tests.apiserver.objects import OPT_OUT, SIDECAR, container, init_names, pod
 from tests.apiserver.processes import eventually
+from webhook.injection import Rejected, inject
+from webhook.settings import Settings
 
 Create = Callable[..., Result]
 AMOUNTS = {"cpu": "100m", "memory": "128Mi"}
@@ -94,6 +96,20 @@ def test_pod_level_limits_below_the_limit_of_a_native_sidecar_are_accepted(creat
     """The API server does not hold the limits of init containers against those of the pod."""
     stored = create(pod(resources={"limits": {"cpu": "2", "memory": "100Mi"}}))
     assert SIDECAR in init_names(stored.object)
+
+
+@pytest.mark.parametrize("asked", [{"requests": AMOUNTS}, {"limits": AMOUNTS}, {}])
+@pytest.mark.parametrize("limits", [{"cpu": "2", "memory": "1Gi"}, {"memory": "1Gi"}, {"cpu": "20m", "memory": "32Mi"}])
+def test_what_offline_commands_say_of_requests_that_are_not_written_is_what_the_cluster_says(
+    create: Create, asked: Object, limits: Object
+) -> None:
+    thing = pod(containers=[container(resources=asked)], resources={"limits": limits})
+    answer = create(thing)
+    outcome = inject(json.dumps(thing).encode(), "privileged", Settings())
+    if isinstance(outcome, Rejected):
+        assert all(problem in answer.stderr for problem in outcome.problems)
+    else:
+        assert SIDECAR in init_names(answer.object), answer.stderr
 
 
 def test_pod_level_resources_exactly_as_large_as_needed_are_accepted(create: Create) -> None:

@@ -334,6 +334,12 @@ def test_pod_level_requests_that_cannot_hold_the_sidecar_are_rejected_with_the_n
     )
 
 
+@pytest.mark.parametrize(("asked", "taken"), [({"requests": {"cpu": "1"}}, "1"), ({}, "20m")])
+def test_pod_level_requests_that_are_not_written_are_what_the_api_server_takes(asked: Document, taken: str) -> None:
+    document = build.pod(resources={"limits": {"cpu": "20m"}}, containers=[build.container(resources=asked)])
+    assert f"spec.resources.requests.cpu is {taken}, but" in build.rejection(document).problems[0]
+
+
 def test_a_pod_level_limit_below_a_native_sidecars_is_fine() -> None:
     # validatePodResourceConsistency holds the limits of containers against the pod's, not those of init containers.
     assert isinstance(build.outcome(build.pod(resources={"limits": {"memory": "256Mi"}})), Injected)
