@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from controlplane.xds.cache import Cache
 from controlplane.xds.snapshot import Caller, Kind
-from controlplane.xds.topic import Asked, Received, Topic
+from controlplane.xds.topic import Asked, Received, Rejected, Topic
 from controlplane.xds.wire import Request, Response
 
 PATIENCE_SECONDS = 30.0  # for an answer; Envoy gives up on a cold cluster after 15 s at most
@@ -31,6 +31,7 @@ class Conversation:
         self.topics: dict[Kind, Topic] = {}
         self._warming: set[str] = set()  # clusters that were sent before endpoints were first asked for
         self._settled_at: float | None = None  # since when nothing unanswered names a cluster
+        self._calm = False  # nothing waits: so it is after most answers
         self.alarm: float | None = None  # when `respond` is to be asked even if nothing happens
 
     def receive(self, request: Request, now: float) -> Received:
@@ -42,13 +43,17 @@ class Conversation:
         if topic is None:
             topic = self.topics[kind] = Topic(kind, self._cache, self, self._caller, kind in _WILD)
             topic.open(request, self._warming if kind is Kind.ENDPOINTS else frozenset())
+            self._calm = False
             return Asked(kind)
         received = topic.answer(request, now) if request.nonce else Asked(kind)
-        topic.change(request)
+        if request.subscribe or request.unsubscribe or isinstance(received, Rejected):
+            topic.change(request)
+            self._calm = False
         return received
 
     def notice(self, kind: Kind, name: str) -> None:
         """The cache has something new of that name."""
+        self._calm = False
         self.topics[kind].notice(name)
 
     def wake(self) -> None:
@@ -63,10 +68,8 @@ class Conversation:
 
     def respond(self, now: float) -> Response | None:
         """What the proxy is to be told next, if anything. To be asked again until it is None."""
-        for topic in self.topics.values():
-            if topic.waits or topic.leaving:
-                break
-        else:
+        self._calm = self._calm or not any(topic.waits or topic.leaving for topic in self.topics.values())
+        if self._calm:
             self.alarm = None
             return None
         self._lose_patience(now)
