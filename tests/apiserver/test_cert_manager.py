@@ -1,5 +1,5 @@
-"""`manifests/components/cert-manager` with the real cert-manager: the webhook is trusted, and stays so when the CA is
-renewed; where `certs` had been before, too."""
+"""`manifests/components/cert-manager` and `trust-manager` with the real ones: webhook and control plane are trusted, when
+the CA is renewed too, and where `certs` had been before."""
 
 import asyncio
 import base64
@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,17 +15,40 @@ import pytest
 from controlplane.xds.snapshot import Kind
 from tests import needs
 from tests.apiserver import binaries, cert_manager, control_plane
-from tests.apiserver.account import SYSTEM
+from tests.apiserver.account import SYSTEM, Account
+from tests.apiserver.cert_manager import CERT_MANAGER, TRUST_MANAGER
 from tests.apiserver.cluster import Cluster, Object
 from tests.apiserver.discovery import run_pod, serving, token_of
 from tests.apiserver.injector import CHECKOUT, manifests, replica, settings
-from tests.apiserver.objects import SIDECAR, init_names, namespace, pod, service_account
-from tests.apiserver.processes import eventually
+from tests.apiserver.objects import SIDECAR, binding, init_names, namespace, pod, service_account
+from tests.apiserver.processes import eventually, free_port
 from tests.proxies import connected
 
 CONTROLPLANE = "envoy-sidecar-controlplane"
 CA, SERVING, MOUNTED = "envoy-sidecar-ca", "envoy-sidecar-webhook", "envoy-sidecar-webhook-tls"
 SHOP = "shop"
+TRUST_RULES: list[Object] = [
+    {"apiGroups": ["trust.cert-manager.io"], "resources": ["bundles"], "verbs": ["get", "list", "watch"]},
+    {"apiGroups": ["trust.cert-manager.io"], "resources": ["bundles/status"], "verbs": ["patch"]},
+    {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get", "list", "watch"]},
+    {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "list", "create", "patch", "watch", "delete"]},
+    {"apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
+]
+TRUST_ACCOUNT: list[Object] = [
+    namespace("cert-manager", {}),
+    {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": {"name": "trust-manager", "namespace": "cert-manager"},
+    },
+    {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": "trust-manager"},
+        "rules": TRUST_RULES,
+    },
+    binding("trust-manager", "system:serviceaccount:cert-manager:trust-manager"),
+]
 REGISTRATIONS = (
     "mutatingwebhookconfiguration/envoy-sidecar-webhook",
     "validatingwebhookconfiguration/envoy-sidecar-advisor",
@@ -39,12 +62,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Confi
     with capture.global_and_fixture_disabled():  # builds of minutes must be seen
         for program in ("kube-apiserver", "kubectl"):
             binaries.kubernetes(program)
-        using = cert_manager.release()
+        for manager in (CERT_MANAGER, TRUST_MANAGER):
+            cert_manager.release(manager)
     directory = tmp_path_factory.mktemp("cert-manager")
     with control_plane.started(directory) as started, ExitStack() as stack:
-        stack.enter_context(cert_manager.managing(started, using))
-        objects = manifests(started, directory, ["cert-manager"])
-        started.kubectl("apply", "-f", "-", stdin=[namespace(SYSTEM, {}), left_by_certs(directory)])
+        stack.enter_context(cert_manager.managing(started, CERT_MANAGER, started.kubeconfig))
+        stack.enter_context(trust_managing(started))
+        objects = manifests(started, directory, ["cert-manager", "trust-manager"])
+        started.kubectl("apply", "-f", "-", stdin=left_by_certs(directory))
         started.kubectl("apply", "--validate=strict", "-f", "-", stdin=objects)
         eventually(lambda: ready(started), f"certificates, see {directory / 'cert-manager.log'}")
         (directory / "settings.yaml").write_text(settings(objects))
@@ -52,6 +77,24 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Confi
         started.kubectl("apply", "-f", "-", stdin=called_here(objects, serving.port))
         started.kubectl("apply", "-f", "-", stdin=[namespace(SHOP), service_account(SHOP)])
         yield started
+
+
+@contextmanager
+def trust_managing(cluster: Cluster) -> Iterator[None]:
+    """trust-manager under the account of its chart, with the rights that it has from there."""
+    cluster.kubectl("create", "-f", "-", stdin=[namespace(SYSTEM, {}), *TRUST_ACCOUNT])
+    secrets = ("create", "role", "trust-manager", "-n", SYSTEM, "--verb=get,list,watch", "--resource=secrets")
+    cluster.kubectl(*secrets)
+    bound = ("create", "rolebinding", "trust-manager", "-n", SYSTEM, "--role=trust-manager")
+    cluster.kubectl(*bound, "--serviceaccount=cert-manager:trust-manager")
+    token = cluster.kubectl("create", "token", "trust-manager", "-n", "cert-manager").stdout.strip()
+    webhook = cluster.directory / "trust-manager"
+    subprocess.run([sys.executable, "-m", "certs", "dev", str(webhook)], cwd=CHECKOUT, check=True, capture_output=True)
+    options = ["--leader-elect=false", "--metrics-port=0", "--readiness-probe-port=0", f"--trust-namespace={SYSTEM}"]
+    options += [f"--webhook-certificate-dir={webhook}", "--webhook-host=127.0.0.1", f"--webhook-port={free_port()}"]
+    account = Account(cluster, "trust-manager", token)
+    with cert_manager.managing(cluster, TRUST_MANAGER, account.kubeconfig, options):
+        yield
 
 
 def left_by_certs(directory: Path) -> Object:
@@ -139,11 +182,30 @@ def test_a_renewed_ca_and_the_former_vouch_for_the_same(cluster: Cluster) -> Non
     verify(cluster.directory, ca=former["ca.crt"], leaf=secret(cluster, MOUNTED)["tls.crt"])
 
 
+def published(cluster: Cluster, where: str) -> str:
+    """What sidecars of that namespace trust, as PEM; empty if they trust nobody."""
+    answer = cluster.kubectl("get", "configmap", CA, "-n", where, "-o", "jsonpath={.data.ca\\.crt}", check=False)
+    return answer.stdout.strip()
+
+
+def test_the_ca_is_published_in_namespaces_that_are_opted_in_and_in_no_other(cluster: Cluster) -> None:
+    cluster.kubectl("create", "-f", "-", stdin=[namespace("late"), namespace("another", {})])
+    for where in (SHOP, "late"):
+        eventually(lambda where=where: published(cluster, where) == current(cluster), where)  # type: ignore[misc]
+    assert not published(cluster, "another")
+
+
+def current(cluster: Cluster) -> str:
+    """The CA, as PEM."""
+    return base64.b64decode(secret(cluster, CA)["tls.crt"]).decode().strip()
+
+
 def test_a_sidecar_that_has_the_ca_trusts_the_control_plane(cluster: Cluster) -> None:
     tls = pair(cluster, f"{CONTROLPLANE}-tls")
     run_pod(cluster, SHOP)
     token, name = token_of(cluster, SHOP, "web-1"), f"{CONTROLPLANE}.{SYSTEM}.svc"
-    trusted = base64.b64decode(secret(cluster, CA)["tls.crt"])
+    eventually(lambda: published(cluster, SHOP), f"the CA is published, see {cluster.directory / 'trust-manager.log'}")
+    trusted = published(cluster, SHOP).encode()
 
     async def story(port: int) -> None:
         async with connected(port, f"web-1.{SHOP}", trusted, token, name=name) as proxy:
