@@ -1,5 +1,5 @@
-"""`manifests/components/cert-manager` and `trust-manager` with the real ones: webhook and control plane are trusted, when
-the CA is renewed too, and where `certs` had been before."""
+"""`manifests/components/cert-manager` and `trust-manager` with the real ones: webhook and control plane are trusted,
+when the CA is renewed too, and where `certs` had been before."""
 
 import asyncio
 import base64
