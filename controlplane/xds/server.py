@@ -226,8 +226,9 @@ class Server:
             for session in self._sessions:
                 if session.conversation.alarm is not None and session.conversation.alarm <= now:
                     session.wake()
-                for kind, topic in _topics(session):
-                    rejected[kind] += len(topic.rejected)
+                if session.conversation.rejects:
+                    for kind, topic in _topics(session):
+                        rejected[kind] += len(topic.rejected)
             for kind, number in rejected.items():
                 self._metrics.rejected.labels(kind.name.lower()).set(number)
 
@@ -273,6 +274,7 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", limits.request_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_metadata_size", 16 << 10),
+        ("grpc.tsi.max_frame_size", 4 << 10),  # a buffer of that size for each connection; the default takes 22 KB more
         ("grpc.max_concurrent_streams", 8),
         ("grpc.server.max_pending_requests", limits.streams),
         ("grpc.server.max_pending_requests_hard_limit", 2 * limits.streams),

@@ -31,6 +31,7 @@ class Conversation:
         self.topics: dict[Kind, Topic] = {}
         self._warming: set[str] = set()  # clusters that were sent before endpoints were first asked for
         self._settled_at: float | None = None  # since when nothing unanswered names a cluster
+        self.rejects = False  # whether there may be something in a topic's `rejected`
         self._calm = False  # nothing waits: so it is after most answers
         self.alarm: float | None = None  # when `respond` is to be asked even if nothing happens
 
@@ -49,6 +50,7 @@ class Conversation:
         if request.subscribe or request.unsubscribe or isinstance(received, Rejected):
             topic.change(request)
             self._calm = False
+            self.rejects = self.rejects or isinstance(received, Rejected)
         return received
 
     def notice(self, kind: Kind, name: str) -> None:

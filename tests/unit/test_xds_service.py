@@ -221,3 +221,15 @@ def test_a_port_that_is_taken_is_told_at_the_start(here: Running) -> None:
     place = Place(address=f"127.0.0.1:{here.discovery.port}", tls=here.tls, review=review)
     with pytest.raises(OSError, match=str(here.discovery.port)):
         Discovery(place, Metrics(CollectorRegistry())).start()
+
+
+def test_what_is_larger_than_a_record_of_tls_arrives_both_ways(here: Running) -> None:
+    names = {f"{number:03}-{'n' * 200}": "v" * 200 for number in range(400)}
+    here.discovery.publish(of(World({Kind.ENDPOINTS: names})))
+
+    async def story() -> None:
+        async with connected(here.discovery.port, ca=here.ca, token=token()) as proxy:
+            await proxy.ask(Kind.ENDPOINTS, *names)
+            await proxy.until(Kind.ENDPOINTS, names)
+
+    _run(story())
