@@ -12,14 +12,12 @@ import yaml
 
 from controlplane.__main__ import main
 from controlplane.extensions import Json
-from controlplane.xds import destinations
 from tests.apiserver.processes import NotReadyError, eventually
-from tests.cluster import mesh
 from tests.cluster import service as service_object
 from tests.dataplane.lab import Lab, Pod, application, lab, manifest
 from tests.dataplane.load import load
 from tests.dataplane.services import service
-from tests.dataplane.told import CLUSTER_IP, orders, replica, told, until_told
+from tests.dataplane.told import CLUSTER_IP, ControlPlane, control_plane, orders, replica, until_told
 from tests.monitoring import rules
 from tests.monitoring.pages import series
 
@@ -49,19 +47,23 @@ def cluster(replicas: list[Pod]) -> list[Json]:
 
 
 @pytest.fixture(scope="module")
-def web(node: Lab, cluster: list[Json], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
+def plane(node: Lab, cluster: list[Json], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    made = control_plane(node, tmp_path_factory.mktemp("controlplane"))
+    made.say(*cluster)
+    with made.serving():
+        yield made
+
+
+@pytest.fixture(scope="module")
+def web(node: Lab, plane: ControlPlane) -> Pod:
     """It has called each of them, HTTP and not."""
-    pod, plane = told(node, manifest("web", application("echo.py", "8080")), tmp_path_factory.mktemp("controlplane"))
-    plane.say(*cluster)
-    with plane.serving():
-        pod.kubelet.start()
-        pod.kubelet.wait_until_ready()
-        until_told(pod, "out_80/shop")
-        for host, count in (("orders", 5), ("users.accounts", 3)):
-            for _ in range(count):
-                assert ask(pod, CLUSTER_IP, 80, "/", host)[0] == 200
-        speak(pod)
-        yield pod
+    pod = node.pod(manifest("web", application("echo.py", "8080")), settings=plane.settings)
+    until_told(pod, "out_80/shop")
+    for host, count in (("orders", 5), ("users.accounts", 3)):
+        for _ in range(count):
+            assert ask(pod, CLUSTER_IP, 80, "/", host)[0] == 200
+    speak(pod)
+    return pod
 
 
 def page(pod: Pod, path: str) -> str:
@@ -139,10 +141,11 @@ def test_what_rules_and_panels_ask_of_envoy_exists(failing: Pod) -> None:
 
 
 def test_what_the_rules_make_of_these_pages_names_the_services(
-    failing: Pod, cluster: list[Json], tmp_path: Path
+    failing: Pod, plane: ControlPlane, tmp_path: Path
 ) -> None:
     """Each page at a rate at which Prometheus sees it grow."""
-    names = destinations.page(mesh(*cluster)).decode()
+    with plane.lab.node.call(lambda: urlopen(f"http://127.0.0.1:{plane.port + 10_000}/metrics/services")) as answer:
+        names = answer.read().decode()
     pages = "\n".join([page(failing, "/stats/prometheus"), page(failing, "/stats/destinations")])
     told = {f"{name}": f"0+{value:g}x20" for name, value in samples(pages) if name.startswith("envoy_cluster_")}
     said = {name: "1+0x20" for name, _ in samples(names)}
