@@ -9,9 +9,9 @@ from controlplane.headers import ASKS_LOAD, LOAD_REPORT, UNPROCESSED
 
 _LOAD = "load-report"
 
-# Of an answer of Envoy's own: no connection came about, none was to be had, or Envoy itself refused for want of memory.
-# Nothing is among them that can come after a byte was sent (UC, UR, UPE, UT), and nobody asks twice from in here.
-_NEVER_REACHED = ("UF", "UO", "UH", "OM")
+# Why Envoy answers itself: no connection came about, or memory is short. Nothing is among them that can come after a
+# byte was sent (UC, UR, UPE, UT), and nobody asks twice from in here. What else it refuses, others would refuse too.
+_NEVER_REACHED = ("UF", "OM")
 
 # The value is the address that was asked: whoever gets this by way of another application asked at another one.
 LOCAL_REPLIES: Json = {

@@ -184,7 +184,7 @@ EXCHANGES: tuple[Limit, ...] = (
     ),
 )
 
-# Rows that are more than one exchange; test_limits.py has a test for each.
+# Rows that are more than one exchange; test_limits.py has a test for each, and test_ingress.py for the two of sidecars.
 HALF_CLOSE = Limit(
     what="a client that closes its sending side right after it has sent its request, as `nc -N` does",
     becomes="gets no answer; over other protocols than HTTP it gets one, unless that comes with the first bytes",
@@ -204,7 +204,16 @@ LARGE = Limit(
 )
 DOWN = Limit(
     what="a port of the pod on which nothing listens",
-    becomes="answers HTTP with 503; to TCP, the connection opens and closes, and is not refused",
+    becomes="answers HTTP with 503, and with `x-mesh-unprocessed` where no sidecar of the caller's removes it; "
+    "to TCP, the connection opens and closes, and is not refused",
+)
+TOLD = Limit(
+    what="`x-mesh-unprocessed` in an answer of the application's, `x-mesh-asks-load` in a request of its",
+    becomes="are removed: by these headers sidecars tell each other something",
+)
+LATENCY = Limit(
+    what="`endpoint-load-metrics` in an answer of a Service with `load-balancing: latency`",
+    becomes="is the sidecars', and ends at the caller's; a replica without a sidecar gets `x-mesh-asks-load: 1`",
 )
 ADDRESS = Limit(
     what="the caller's address",
@@ -237,6 +246,8 @@ OTHERS: tuple[Limit, ...] = (
     EARLY,
     LARGE,
     DOWN,
+    TOLD,
+    LATENCY,
     ADDRESS,
     SERVER_FIRST,
     LONG_LINE,

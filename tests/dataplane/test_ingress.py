@@ -6,18 +6,20 @@ The tests are that caller's sidecar, on a wire to a pod whose own it is about.
 import re
 import socket
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 
+import h2.events
 import pytest
 
 from controlplane.headers import ASKS_LOAD, LOAD_REPORT, UNPROCESSED
 from tests import build
 from tests.apiserver.processes import eventually
 from tests.dataplane.exchange import Answer, exchange, request
+from tests.dataplane.http2 import REQUEST, Http2
 from tests.dataplane.lab import Pod, application, manifest
 from tests.dataplane.pairs import IDLE as DOES_NOTHING
 from tests.dataplane.pairs import Pairs, Way
-from tests.dataplane.wire import read, wire
+from tests.dataplane.wire import accept, dial, listening, read, wire
 
 pytestmark = [pytest.mark.dataplane, pytest.mark.envoy]
 
@@ -112,6 +114,36 @@ def test_the_marker_of_an_application_ends_at_a_sidecar(between: Pairs, way: Way
         assert read(line.near, b"no") == b"HTTP/1.1 503 No\r\nDate: now\r\nContent-Length: 2\r\n\r\nno"
 
 
+@ways
+def test_over_http_2_it_ends_there_too(between: Pairs, way: Way) -> None:
+    """In an answer that is nothing but a head, as gRPC's failures are."""
+    head = [(b":status", b"200"), (b"content-type", b"application/grpc"), (b"grpc-status", b"14")]
+    with wire(*between[way]) as line:
+        client = Http2(line.near, client=True)
+        client.h2.send_headers(1, [*REQUEST, (ASKS_LOAD.encode(), b"1")], end_stream=True)
+        client.flush()
+        server = Http2(line.far, client=False)
+        arrived = server.next(h2.events.RequestReceived)
+        assert ASKS_LOAD.encode() not in dict(arrived.headers)
+        server.h2.send_headers(arrived.stream_id, [*head, (UNPROCESSED.encode(), b"true")], end_stream=True)
+        server.flush()
+        assert [pair for pair in client.next(h2.events.ResponseReceived).headers if pair[0] != b"date"] == head
+
+
+def test_at_the_proxy_of_mode_none_what_sidecars_tell_each_other_ends_too(between: Pairs) -> None:
+    caller = between.lab.pod(manifest("none", DOES_NOTHING, annotations={"mode": "none"}), level="restricted")
+    server = between.servers[False]
+    host = f"Host: {server.address['ipv4']}:8080"
+    with ExitStack() as stack:
+        listener = stack.enter_context(listening(server, 8080))
+        near = stack.enter_context(dial(caller, "127.0.0.1", 15002))
+        near.sendall(request("POST / HTTP/1.1", host, "Content-Length: 0", f"{ASKS_LOAD}: 1"))
+        far = accept(listener, stack)
+        assert ASKS_LOAD.encode() not in read(far)
+        far.sendall(b"HTTP/1.1 503 No\r\nX-Mesh-Unprocessed: true\r\nDate: now\r\nContent-Length: 2\r\n\r\nno")
+        assert read(near, b"no") == b"HTTP/1.1 503 No\r\nDate: now\r\nContent-Length: 2\r\n\r\nno"
+
+
 # How long the application takes
 
 
@@ -124,11 +156,58 @@ def report(answer: bytes) -> float:
     return float(found[1])
 
 
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+
+
 def test_whoever_asks_is_told_how_long_the_application_takes(between: Pairs) -> None:
-    with wire(*between["inbound"], port=8090) as line:
+    with wire(*between["inbound"], port=8091) as line:
         for seconds, least, most in ((0.2, 0.2, 0.3), (0.0, 0.18, 0.28), (0.0, 0.16, 0.26), (0.4, 0.28, 0.4)):
             line.near.sendall(ASKING)
             assert ASKS_LOAD.encode() not in read(line.far)
             time.sleep(seconds)
-            line.far.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+            line.far.sendall(OK)
             assert least <= report(read(line.near, b"hi")) <= most
+
+
+def test_whoever_does_not_ask_is_told_nothing_and_the_applications_own_report_passes(between: Pairs) -> None:
+    mine = OK.replace(b"Content", b"Endpoint-Load-Metrics: mine\r\nDate: now\r\nContent")
+    with wire(*between["inbound"]) as line:
+        line.near.sendall(request("GET / HTTP/1.1", "Host: web"))
+        read(line.far)
+        line.far.sendall(mine)
+        assert read(line.near, b"hi") == mine
+
+
+def test_each_port_has_a_report_of_its_own(between: Pairs) -> None:
+    for port, seconds in ((8092, 0.2), (8093, 0.0)):
+        with wire(*between["inbound"], port=port) as line:
+            line.near.sendall(ASKING)
+            read(line.far)
+            time.sleep(seconds)
+            line.far.sendall(OK)
+            assert abs(report(read(line.near, b"hi")) - seconds) < 0.1
+
+
+@pytest.mark.parametrize(
+    "fails",
+    [OK.replace(b"200 OK", b"500 No"), OK.replace(b"Content", b"grpc-status: 14\r\nContent")],
+    ids=["500", "gRPC"],
+)
+def test_what_fails_at_once_is_not_taken_for_quick(between: Pairs, fails: bytes) -> None:
+    with wire(*between["inbound"], port=8094 if b"500" in fails else 8095) as line:
+        for answer, seconds in ((OK, 0.2), (fails, 0.0)):
+            line.near.sendall(ASKING)
+            read(line.far)
+            time.sleep(seconds)
+            line.far.sendall(answer)
+            assert report(read(line.near, b"hi")) >= 0.2
+
+
+def test_while_nothing_was_measured_nothing_is_reported(between: Pairs) -> None:
+    """Nor is what the application says instead: replicas of a Service are compared by one measure."""
+    claims = OK.replace(b"200 OK", b"500 No").replace(b"Content", b"endpoint-load-metrics: mine\r\nContent")
+    with wire(*between["inbound"], port=8096) as line:
+        line.near.sendall(ASKING)
+        read(line.far)
+        line.far.sendall(claims)
+        assert LOAD_REPORT.encode() not in read(line.near, b"hi")

@@ -11,10 +11,7 @@ import time
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TypeVar
 
-import h2.config
-import h2.connection
 import h2.events
 import pytest
 import websockets.sync.client
@@ -23,6 +20,7 @@ import websockets.sync.server
 from certs.authority import issue_ca, issue_leaf
 from certs.bundle import Validity
 from tests.dataplane.container import CHECKOUT
+from tests.dataplane.http2 import REQUEST, Http2
 from tests.dataplane.lab import Pod, application, manifest
 from tests.dataplane.network import Family
 from tests.dataplane.pairs import OPAQUE, WAYS, Pairs, Way
@@ -147,46 +145,8 @@ def test_tls_reaches_the_server_as_the_client_speaks_it(between: Pairs, way: Way
 
 # HTTP/2 with prior knowledge
 
-REQUEST = [
-    (b":method", b"POST"),
-    (b":scheme", b"http"),
-    (b":authority", b"web"),
-    (b":path", b"/a/../b//c"),
-    (b"content-type", b"application/x"),
-    (b"x-under_score", b"1"),
-    (b"te", b"trailers"),
-    (b"x-repeated", b"1"),
-    (b"x-repeated", b"2"),
-]
 RESPONSE = [(b":status", b"200"), (b"x-answer", b"1"), (b"date", b"now"), (b"server", b"mine")]
 TRAILERS = [(b"x-sum", b"1"), (b"x-other", b"2")]
-
-
-E = TypeVar("E", bound=h2.events.Event)
-
-
-class Http2:
-    """One end of an HTTP/2 connection."""
-
-    def __init__(self, end: socket.socket, *, client: bool) -> None:
-        self.end = end
-        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=client))
-        self.h2.initiate_connection()
-        self.events: list[h2.events.Event] = []
-        self.flush()
-
-    def flush(self) -> None:
-        self.end.sendall(self.h2.data_to_send())
-
-    def next(self, kind: type[E]) -> E:
-        """The next event of that kind, once it is there; others before it are passed over."""
-        while True:
-            for event in list(self.events):
-                self.events.remove(event)
-                if isinstance(event, kind):
-                    return event
-            self.events += self.h2.receive_data(self.end.recv(65536))
-            self.flush()
 
 
 @ways

@@ -169,6 +169,14 @@ def test_what_sidecars_tell_each_other_no_application_hears(
     assert ASKS_LOAD not in arrived
 
 
+def test_a_replica_without_a_sidecar_is_asked_for_its_load_in_vain(node: Lab, caller: Caller) -> None:
+    pod = node.pod(manifest("bare", application("echo.py", "8080", readinessProbe=asks(8080))), inject=False)
+    tell(caller, "orders", [pod], load_balancing="latency")
+    assert f"{ASKS_LOAD}: 1" in caller[0].call(lambda: ask(CLUSTER_IP, 80, "/"))[1]
+    tell(caller, "orders", [pod])
+    assert ASKS_LOAD not in caller[0].call(lambda: ask(CLUSTER_IP, 80, "/"))[1]
+
+
 @pytest.mark.parametrize("inject", [True, False], ids=["with a sidecar", "without"])
 @pytest.mark.parametrize("balancing", ["latency", "least-request"])
 def test_what_an_application_claims_of_itself_its_caller_never_hears(
