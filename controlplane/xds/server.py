@@ -21,6 +21,7 @@ from grpc.aio import EOF
 from controlplane.xds import wire
 from controlplane.xds.cache import Cache
 from controlplane.xds.credentials import Credentials
+from controlplane.xds.door import STREAMS_PER_POD, Door, Pod, pod_of
 from controlplane.xds.identity import Authenticator, Identity, RefusedError
 from controlplane.xds.metrics import Metrics
 from controlplane.xds.session import Ended, Session, Stream
@@ -29,7 +30,6 @@ from controlplane.xds.topic import Rejected
 from controlplane.xds.wire import MalformedError, Request
 
 METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
-STREAMS_PER_POD = 3  # the oldest gives way: it may be one whose end nobody noticed
 INTRODUCTION_SECONDS = 15.0  # for the token's review and the first request
 TICK_SECONDS = 1.0
 PREPARATIONS = 3  # at most, while the world changes during each
@@ -51,6 +51,7 @@ class Limits:
     streams: int = 10_000
     request_bytes: int = 4 << 20
     connection_age: float = 1800.0
+    handshake: float = 10.0  # for who connects and says nothing; gRPC's default is 2 minutes
 
 
 class Server:
@@ -62,7 +63,8 @@ class Server:
         self.cache = Cache()
         self._metrics, self._authenticator, self._limits = metrics, authenticator, limits or Limits()
         self._sessions: dict[Session, None] = {}  # the oldest first
-        self._by_pod: dict[tuple[str, str], list[Session]] = {}
+        self._by_pod: dict[Pod, list[Session]] = {}
+        self._door = Door()
         self._callers: Callers = lambda identity: Caller(identity.namespace, identity.pod)
         self._once: OrderedDict[tuple[object, ...], None] = OrderedDict()
         self._server: grpc.aio.Server | None = None
@@ -166,7 +168,8 @@ class Server:
         try:
             async with asyncio.timeout(INTRODUCTION_SECONDS):
                 identity = await self._identify(stream) if self._authenticator else None
-                data = await stream.read()
+                with self._door.waiting(identity, monotonic()):
+                    data = await stream.read()
         except TimeoutError:
             raise Ended("silent", f"no request within {INTRODUCTION_SECONDS:.0f} s") from None
         if data is EOF:
@@ -200,20 +203,26 @@ class Server:
 
     @contextmanager
     def _admitted(self, stream: Stream, identity: Identity) -> Iterator[Session]:
-        session = Session(stream, identity, self.cache, lambda: self._callers(identity), self._metrics, self._rejected)
-        same = self._by_pod.setdefault((identity.namespace, identity.pod), [])
+        allowance = self._door.allowance(identity, monotonic())
+        find, told = (lambda: self._callers(identity)), self._rejected
+        session = Session(stream, identity, self.cache, find, self._metrics, told, allowance)
+        same = self._by_pod.setdefault(pod_of(identity), [])
         same.append(session)
-        for former in same[:-STREAMS_PER_POD]:
+        for former in same[:-STREAMS_PER_POD]:  # the oldest: it may be one whose end nobody noticed
             former.end(Ended("replaced", "too many streams of one pod"))
         self._sessions[session] = None
         self._metrics.streams.set(len(self._sessions))
         try:
             yield session
+        except Ended:
+            if session.blocked:
+                self._door.block(identity, monotonic())
+            raise
         finally:
             del self._sessions[session]
             same.remove(session)
             if not same:
-                self._by_pod.pop((identity.namespace, identity.pod), None)
+                self._by_pod.pop(pod_of(identity), None)
             self._metrics.streams.set(len(self._sessions))
 
     # All of them
@@ -233,7 +242,7 @@ class Server:
                 self._metrics.rejected.labels(kind.name.lower()).set(number)
 
     def _rejected(self, identity: Identity, rejection: Rejected) -> None:
-        if len(rejection.names) == 1:
+        if len(rejection.names) == 1 and self._door.may_complain(identity, monotonic()):
             (name,) = rejection.names
             self._tell_once("rejected", rejection.kind.name.lower(), name, rejection.message, by=identity.pod)
 
@@ -276,13 +285,15 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.max_metadata_size", 16 << 10),
         ("grpc.tsi.max_frame_size", 4 << 10),  # a buffer of that size for each connection; the default takes 22 KB more
         ("grpc.max_concurrent_streams", 8),
+        ("grpc.max_allowed_incoming_connections", limits.streams * 5 // 4 + 16),  # 45 to 70 KB each
+        ("grpc.server_handshake_timeout_ms", int(limits.handshake * 1000)),
         ("grpc.server.max_pending_requests", limits.streams),
         ("grpc.server.max_pending_requests_hard_limit", 2 * limits.streams),
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),  # Envoy pings an idle connection every 30 s
         ("grpc.http2.bdp_probe", 0),
-        ("grpc.max_connection_idle_ms", 60_000),
+        ("grpc.max_connection_idle_ms", 20_000),  # without a stream; Envoy asks for another within 5 s
         ("grpc.max_connection_age_ms", int(limits.connection_age * 1000 * uniform(0.9, 1))),  # noqa: S311  no secret
         ("grpc.max_connection_age_grace_ms", 1_000),
     ]

@@ -5,7 +5,7 @@ is one task and its conversation.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from time import monotonic
 from typing import Any
 
@@ -13,6 +13,7 @@ import grpc
 from grpc.aio import EOF
 
 from controlplane.xds import wire
+from controlplane.xds.allowance import Allowance, Allowances
 from controlplane.xds.cache import Cache
 from controlplane.xds.identity import Identity
 from controlplane.xds.metrics import End, Metrics
@@ -21,7 +22,13 @@ from controlplane.xds.stream import Conversation
 from controlplane.xds.topic import Accepted, Asked, ConversationError, Received, Rejected, Stale
 from controlplane.xds.wire import MalformedError, Request, Response
 
-RATE, BURST = 50.0, 1000.0  # requests a second, and of a moment; Envoy sends one for each type and change
+# Requests a second, and of a moment, of a pod; Envoy sends one for each type and change. So many names, asked for or
+# told, or so many bytes, are as good as one more: each name is 6 microseconds of the loop that all proxies share.
+RATE, BURST = 50.0, 1000.0
+NAMES, BYTES = 50, 16 << 10
+PODS = 20_000  # whose allowance is remembered
+# Of the names that a stream asks for: characters, and what a name takes here however short it is. 20,000 of 100.
+NAME, MAX_TEXT = 200, 6_000_000
 
 Stream = Any  # grpc.aio.ServicerContext[bytes, bytes]; the package says no types
 _CODES: dict[End, grpc.StatusCode] = {
@@ -48,8 +55,13 @@ class Ended(Exception):
         return _CODES.get(self.reason, grpc.StatusCode.OK)
 
 
+def allowances() -> Allowances:
+    """For all pods: that of a pod outlives its streams, or a new one would be a new allowance."""
+    return Allowances(RATE, BURST, PODS)
+
+
 class Session:
-    """One stream. `caller` says whose it is now; `told` hears of each rejection."""
+    """One stream. `caller` says whose it is now; `told` hears of each rejection; `allowance` is the pod's."""
 
     def __init__(
         self,
@@ -59,6 +71,7 @@ class Session:
         caller: Callable[[], Caller],
         metrics: Metrics,
         told: Callable[[Identity, Rejected], None],
+        allowance: Allowance,
     ) -> None:
         self.identity, self.since = identity, monotonic()
         self.caller = caller()
@@ -66,19 +79,22 @@ class Session:
         self._stream, self._find, self._metrics, self._told = stream, caller, metrics, told
         self._writing: asyncio.Task[None] | None = None
         self._noticed: float | None = None  # when something changed that the proxy has not been told of
-        self._allowance, self._counted = BURST, self.since
+        self._allowance = allowance
+        self._text = 0  # of the names that were asked for; at least
         self._task: asyncio.Task[Any] | None = None
         self._end: Ended | None = None
+        self.blocked = False  # at its end: the proxy does not take what it is told
 
     async def run(self, first: Request) -> None:
         """Talks until the stream is over. Raises Ended."""
         self._task = asyncio.current_task()
         try:
+            await self._wait()
             self._receive(first)
+            await self._wait()
             while (data := await self._stream.read()) is not EOF:
-                self._receive(wire.decode(data))
-                if self._allowance < 0:
-                    await asyncio.sleep(-self._allowance / RATE)
+                self._receive(wire.decode(data), len(data))
+                await self._wait()
         except ConversationError as error:
             raise Ended(error.reason, str(error)) from None
         except MalformedError as error:
@@ -90,6 +106,7 @@ class Session:
         finally:
             self.conversation.end()
             if self._writing is not None:
+                self.blocked = True
                 self._writing.cancel()
         raise Ended("closed")
 
@@ -119,13 +136,27 @@ class Session:
         self._noticed = self._noticed or monotonic()
         self.wake()
 
-    def _receive(self, request: Request) -> None:
+    async def _wait(self) -> None:
+        """Until the pod may ask for more."""
+        if (left := self._allowance.take(0, monotonic())) < 0:
+            await asyncio.sleep(-left / RATE)
+
+    def _receive(self, request: Request, size: int = 0) -> None:
         now = monotonic()
-        self._allowance = min(BURST, self._allowance + (now - self._counted) * RATE) - 1
-        self._counted = now
+        names = len(request.subscribe) + len(request.unsubscribe) + len(request.versions)
+        self._allowance.take(1 + names / NAMES + size / BYTES, now)
         self._metrics.requests[request.kind].inc()
         self._count(self.conversation.receive(request, now))
+        self._weigh(request)
         self.wake()
+
+    def _weigh(self, request: Request) -> None:
+        """Raises Ended for more names than any proxy needs."""
+        self._text += _weight(request.subscribe)
+        if self._text > MAX_TEXT:  # if none was asked for twice, or given up
+            self._text = sum(_weight(topic.names) for topic in self.conversation.topics.values())
+        if self._text > MAX_TEXT:
+            raise Ended("too_many_names", f"names of more than {MAX_TEXT} characters, each counted as {NAME} more")
 
     def _count(self, received: Received) -> None:
         match received:
@@ -152,6 +183,7 @@ class Session:
                 data = wire.encode(response)
                 if not await self._deliver(data):
                     return
+                self._allowance.take((len(response.resources) + len(response.removed)) / NAMES, monotonic())
                 self._measure(response.kind, len(data))
                 response = self._next()
         finally:
@@ -171,3 +203,7 @@ class Session:
         if self._noticed is not None:
             self._metrics.push_seconds.observe(monotonic() - self._noticed)
             self._noticed = None
+
+
+def _weight(names: Collection[str]) -> int:
+    return sum(map(len, names)) + NAME * len(names)

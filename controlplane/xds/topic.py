@@ -99,6 +99,11 @@ class Topic:
     _silent: bool = False  # the wildcard has had no answer yet, and gets one even if it holds nothing
 
     @property
+    def names(self) -> Set[str]:
+        """Those that the proxy asked for."""
+        return self._names
+
+    @property
     def waits(self) -> bool:
         """Whether there is something to look at."""
         return bool(self._due or self._trials or self._refresh or self._silent)

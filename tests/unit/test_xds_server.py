@@ -10,8 +10,8 @@ import grpc
 import pytest
 from prometheus_client import CollectorRegistry
 
-from controlplane.xds import server as serving
 from controlplane.xds import session
+from controlplane.xds.door import STREAMS_PER_POD
 from controlplane.xds.identity import Identity
 from controlplane.xds.metrics import PREFIX, Metrics
 from controlplane.xds.scope import Scope
@@ -184,12 +184,12 @@ def test_a_request_that_is_too_large_ends_the_stream() -> None:
 def test_of_too_many_streams_of_one_pod_the_oldest_gives_way() -> None:
     async def story() -> None:
         async with running(world("a=1")) as here, channel(here.port) as connection:
-            proxies = [Proxy(call(connection), "web-0.shop") for _ in range(serving.STREAMS_PER_POD + 1)]
+            proxies = [Proxy(call(connection), "web-0.shop") for _ in range(STREAMS_PER_POD + 1)]
             for proxy in proxies:
                 await proxy.ask(CDS)
                 await proxy.call.read()
             assert await refusal(proxies[0].call) is grpc.StatusCode.CANCELLED
-            assert here.counted("streams") == serving.STREAMS_PER_POD
+            assert here.counted("streams") == STREAMS_PER_POD
 
     run(story)
 
@@ -259,8 +259,8 @@ def test_hundreds_of_streams_of_one_pod_take_the_place_of_three() -> None:
                 for _ in range(300):
                     proxy = await stack.enter_async_context(connected(here.port, "web-0.shop"))
                     await proxy.ask(EDS, "a")
-                await here.until("stream_ends_total", 300 - serving.STREAMS_PER_POD, reason="replaced")
-                assert here.counted("streams") == 1 + serving.STREAMS_PER_POD
+                await here.until("stream_ends_total", 300 - STREAMS_PER_POD, reason="replaced")
+                assert here.counted("streams") == 1 + STREAMS_PER_POD
                 here.adopt(world("a=2", "a=2"))
                 await good.until(CDS, {"a": "2"})
 
