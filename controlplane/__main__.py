@@ -55,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(settings: Settings, options: argparse.Namespace) -> int:
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # or it writes a line for each client that speaks no TLS
     # Kubernetes' package, gRPC and Envoy's messages take a second to import, and only this needs them.
     from controlplane import process
 

@@ -14,6 +14,8 @@ def log_to_stderr() -> None:
     handler.setFormatter(_Line())
     _LOG.addHandler(handler)
     _LOG.setLevel(logging.INFO)
+    # Of every client that goes away at a bad moment it has a line to say, and no JSON; what ends is counted.
+    logging.getLogger("grpc").setLevel(logging.CRITICAL)
 
 
 def tell(event: str, level: int = logging.INFO, /, **facts: object) -> None:

@@ -1,10 +1,18 @@
-"""What monitors and probes ask of the process, over plain HTTP, and what people ask of it over loopback."""
+"""What monitors and probes ask of the process, over plain HTTP, and what people ask of it over loopback.
+
+Whoever reaches the port gets a few threads for a few seconds: a kubelet that finds none would restart the process.
+"""
 
 import socket
+import sys
+import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
-from typing import Protocol
+from time import monotonic
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -21,6 +29,9 @@ class Health(Protocol):
     def ready(self) -> bool:
         """Whether it does what it is for."""
 
+
+AT_A_TIME, OF_ONE_ADDRESS = 64, 8  # connections; a monitor and a kubelet have one each
+SECONDS = 10.0  # for a connection, whatever it sends and however slowly
 
 Page = tuple[int, bytes, str]  # status, body, content type
 Debug = Callable[[str, str], Page | None]  # a method and a path below /debug/; None: no such page
@@ -75,11 +86,51 @@ def monitoring(
         def log_message(self, format: str, *args: object) -> None:
             """Nobody reads who asked."""
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
+    class Server(Bounded):
         address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
 
     return Server((address, port), Handler)
+
+
+class Bounded(ThreadingHTTPServer):
+    """Ends connections that are too many, or too old."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, address: Any, handler: Any) -> None:
+        super().__init__(address, handler)
+        self._lock = threading.Lock()
+        self._open: dict[socket.socket, tuple[str, float]] = {}  # whose, and since when
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """In the thread that accepts."""
+        with self._lock:
+            same = Counter(host for host, _ in self._open.values())[client_address[0]]
+            if len(self._open) >= AT_A_TIME or same >= OF_ONE_ADDRESS:
+                super().shutdown_request(request)
+                return
+            self._open[request] = client_address[0], monotonic()
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """In the thread that has served it."""
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Twice a second: whoever reads from the socket, or writes, finds that it is over."""
+        with self._lock:
+            old = [request for request, (_, since) in self._open.items() if since + SECONDS < monotonic()]
+            for request in old:
+                with suppress(OSError):
+                    request.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Of clients that leave in the middle there is nothing to say."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 def _is_loopback(address: str) -> bool:
