@@ -1,12 +1,15 @@
 """Not everything goes at once: what would remove more than half of the mesh is held back until an operator's word.
 
 An API server that was restored from nothing, or a selector gone wrong, looks like that; so does nothing that is meant.
-What is added or changed is told all the same.
+What is added or changed is told all the same, and so is what goes from a namespace that lost no more than half of its
+own: whoever makes many Services and deletes them holds up nobody else.
 """
 
+from collections import Counter
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 
-from controlplane.xds.mesh import Mesh
+from controlplane.xds.mesh import Mesh, Service
 
 FEW = 10  # of which any number may go
 
@@ -19,6 +22,7 @@ class Guard:
     refusals: int = 0
     holding: str = ""  # what is held back, in words
 
+    _held: frozenset[str] = frozenset()  # the namespaces where it is
     _released: bool = False
 
     def release(self) -> None:
@@ -27,34 +31,69 @@ class Guard:
 
     def passes(self, mesh: Mesh) -> Mesh:
         """What may be told of it."""
-        former, held = self.passed, ""
+        former, held, holding = self.passed, frozenset[str](), ""
         if former is not None and not self._released:
-            held = _missing(former, mesh)
+            held, holding = self._missing(former, mesh)
         if held and former is not None:
             self.refusals += not self.holding
-            mesh = _without_removals(former, mesh)
-        self.passed, self.holding = mesh, held
+            mesh = _without_removals(former, mesh, held)
+        self.passed, self.holding, self._held = mesh, holding, held
         self._released = False
         return mesh
 
+    def _missing(self, former: Mesh, mesh: Mesh) -> tuple[frozenset[str], str]:
+        """Where what is held back is missing, and how much; the Services that have endpoints count as well."""
+        held: set[str] = set()
+        words: list[str] = []
+        if _is_too_much(_services(former), _services(mesh)):
+            lost = self._lost(_services_by_namespace(former), _services_by_namespace(mesh))
+            words.append(f"{sum(lost.values())} of {_services(former)} Services")
+            held |= lost.keys()
+        if _is_too_much(len(former.endpoints), len(mesh.endpoints)):
+            lost = self._lost(_served_by_namespace(former), _served_by_namespace(mesh))
+            words.append(f"{sum(lost.values())} of {len(former.endpoints)} Services with endpoints")
+            held |= lost.keys()
+        return frozenset(held), ", ".join(words)
 
-def _missing(former: Mesh, mesh: Mesh) -> str:
-    """What more than half is missing of; the Services that have endpoints count as well as the Services."""
-    counts = (
-        ("Services", _services(former), _services(mesh)),
-        ("Services with endpoints", len(former.endpoints), len(mesh.endpoints)),
-    )
-    return ", ".join(f"{was - now} of {was} {what}" for what, was, now in counts if was > FEW and now * 2 < was)
+    def _lost(self, was: Mapping[str, int], now: Mapping[str, int]) -> Mapping[str, int]:
+        """How many are gone from each namespace that lost more than half. While some are held, others join these only
+        if it is too much without them as well: then it is not the doing of those.
+        """
+        lost = {name: count - now.get(name, 0) for name, count in was.items() if now.get(name, 0) * 2 < count}
+        rest = [sum(count for name, count in one.items() if name not in self._held) for one in (was, now)]
+        among_held = {name: count for name, count in lost.items() if name in self._held}
+        return among_held if among_held and not _is_too_much(*rest) else lost
+
+
+def _is_too_much(was: int, now: int) -> bool:
+    return was > FEW and now * 2 < was
 
 
 def _services(mesh: Mesh) -> int:
     return sum(map(len, mesh.services.values()))
 
 
-def _without_removals(former: Mesh, mesh: Mesh) -> Mesh:
-    namespaces = {**former.services, **mesh.services}
-    return replace(
-        mesh,
-        services={name: {**former.services.get(name, {}), **own} for name, own in namespaces.items()},
-        endpoints={**former.endpoints, **mesh.endpoints},
-    )
+def _services_by_namespace(mesh: Mesh) -> Mapping[str, int]:
+    return {name: len(own) for name, own in mesh.services.items()}
+
+
+def _served_by_namespace(mesh: Mesh) -> Mapping[str, int]:
+    return Counter(key.namespace for key in mesh.endpoints)
+
+
+def _without_removals(former: Mesh, mesh: Mesh, held: Set[str]) -> Mesh:
+    live = {ip for service in mesh.all_services() for ip in service.addresses}
+    services = dict(mesh.services)
+    for name in held:
+        own = services.get(name, {})
+        gone = {key: one for key, one in former.services.get(name, {}).items() if key not in own}
+        services[name] = {**{key: _without(one, live) for key, one in gone.items()}, **own}
+    kept = {key: batches for key, batches in former.endpoints.items() if key.namespace in held}
+    return replace(mesh, services=services, endpoints={**kept, **mesh.endpoints})
+
+
+def _without(service: Service, live: Set[str]) -> Service:
+    """A ClusterIP that is another Service's by now means that one."""
+    if live.isdisjoint(service.addresses):
+        return service
+    return replace(service, addresses=tuple(ip for ip in service.addresses if ip not in live))

@@ -174,6 +174,44 @@ def test_when_the_world_is_back_nothing_is_held() -> None:
     assert guard.holding == ""
 
 
+def with_shop(evil: int, shop: int) -> Mesh:
+    """So many Services of two namespaces, each at an address of its own."""
+    names = [("evil", n, f"10.96.1.{n}") for n in range(evil)] + [("shop", n, f"10.96.2.{n}") for n in range(shop)]
+    services = [service(f"s{n}", namespace, clusterIP=ip) for namespace, n, ip in names]
+    return mesh(*services, *(slice_of(f"s{n}", namespace=namespace) for namespace, n, _ in names))
+
+
+def in_shop(found: Mesh) -> tuple[int, int]:
+    return len(found.services.get("shop", {})), sum(key.namespace == "shop" for key in found.endpoints)
+
+
+def test_a_namespace_that_loses_its_own_holds_up_nobody_else() -> None:
+    guard = Guard()
+    guard.passes(with_shop(evil=25, shop=20))
+    assert in_shop(guard.passes(with_shop(evil=0, shop=19))) == (19, 19)
+    assert guard.holding == "25 of 45 Services, 25 of 45 Services with endpoints"
+    assert in_shop(guard.passes(with_shop(evil=0, shop=12))) == (12, 12)
+    assert guard.refusals == 1
+
+
+def test_what_goes_everywhere_is_held_although_some_was_before() -> None:
+    guard = Guard()
+    guard.passes(with_shop(evil=25, shop=20))
+    guard.passes(with_shop(evil=0, shop=20))
+    assert count(guard.passes(with_shop(evil=0, shop=0))) == (45, 45)
+    assert guard.holding == "45 of 45 Services, 45 of 45 Services with endpoints"
+
+
+def test_a_cluster_ip_that_is_another_services_by_now_is_not_the_held_ones() -> None:
+    guard = Guard()
+    guard.passes(with_shop(evil=25, shop=20))
+    new = service("new", clusterIP="10.96.1.3")
+    held = guard.passes(mesh(*(service(f"s{n}", clusterIP=f"10.96.2.{n}") for n in range(20)), new))
+    owners = [str(one.key) for one in held.all_services() if "10.96.1.3" in one.addresses]
+    assert owners == ["shop/new"]
+    assert guard.passes(held).services["evil"]["s3"] is held.services["evil"]["s3"]
+
+
 # The feed
 
 
