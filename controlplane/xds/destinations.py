@@ -10,10 +10,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from controlplane.clusters import PASSTHROUGH
 from controlplane.xds.mesh import Key, Mesh, Port, Service
+from controlplane.xds.policies import DEFAULT
 
 INFO = "envoy_sidecar_controlplane_service_info"
 ADDRESS = "envoy_endpoint_address"  # the label by which Envoy calls an address: what is said of it is joined on that
-_HEAD = f"# HELP {INFO} Which Service has an address that sidecars pass through to.\n# TYPE {INFO} gauge\n"
+BUDGET = "envoy_sidecar_controlplane_service_retry_budget_ratio"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +34,25 @@ def addresses(mesh: Mesh) -> Iterator[tuple[str, Service, Port]]:
 
 
 def page(mesh: Mesh) -> bytes:
-    """The names of all addresses, for Prometheus: a series for each port, which only changes with the Service."""
-    lines = (
-        f'{INFO}{{{ADDRESS}="{address}",destination_namespace="{service.key.namespace}",'
-        f'destination_service="{service.key.name}"}} 1\n'
-        for address, service, _ in addresses(mesh)
+    """The names of all addresses, for Prometheus, and the budgets that are not the default; it seldom changes."""
+    names = (f'{INFO}{{{ADDRESS}="{address}",{_labels(service)}}} 1\n' for address, service, _ in addresses(mesh))
+    budgets = (
+        f"{BUDGET}{{{_labels(service)}}} {service.policy.retry_budget / 100:g}\n"
+        for service in mesh.all_services()
+        if service.policy.retry_budget != DEFAULT.retry_budget
     )
-    return (_HEAD + "".join(lines)).encode()
+    return "".join(
+        [
+            f"# HELP {INFO} Which Service has an address.\n# TYPE {INFO} gauge\n",
+            *names,
+            f"# HELP {BUDGET} Its retry-budget, if it is another than the default.\n# TYPE {BUDGET} gauge\n",
+            *budgets,
+        ]
+    ).encode()
+
+
+def _labels(service: Service) -> str:
+    return f'destination_namespace="{service.key.namespace}",destination_service="{service.key.name}"'
 
 
 def read(text: str) -> Called:

@@ -352,6 +352,19 @@ def test_the_budget_that_is_spent_is_of_all_callers_and_ports_of_a_service(tmp_p
     assert recorded(tmp_path, series, **values) == ""
 
 
+def test_a_service_with_a_budget_of_its_own_spends_that(tmp_path: Path) -> None:
+    budget = "envoy_sidecar_controlplane_service_retry_budget_ratio"
+    of = 'destination_namespace="shop",destination_service="orders"'
+    series = {
+        to_orders(ATTEMPTS): growing(66),
+        to_orders(RETRIES): growing(6),
+        f'{budget}{{instance="a",{of}}}': always(0.5),
+        f'{budget}{{instance="b",{of}}}': always(0.5),
+    }
+    values = {"retry_budget_spent__ratio_rate5m": 0.2, "retry_budget_spent__ratio_rate1h": 0.2}
+    assert recorded(tmp_path, series, **values) == ""
+
+
 def test_a_service_that_nobody_has_to_call_again_has_spent_nothing(tmp_path: Path) -> None:
     assert recorded(tmp_path, {to_orders(ATTEMPTS): growing(60)}, retry_budget_spent__ratio_rate5m=0) == ""
 

@@ -4,7 +4,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from controlplane.xds import destinations
-from controlplane.xds.destinations import ADDRESS, INFO, Called
+from controlplane.xds.destinations import ADDRESS, BUDGET, INFO, Called
 from controlplane.xds.mesh import Key
 from tests.cluster import mesh, service
 
@@ -36,6 +36,12 @@ def test_each_port_at_each_address_of_a_service_is_named() -> None:
 @pytest.mark.parametrize("raw", [service(clusterIP="None"), service(type="ExternalName")])
 def test_a_service_without_addresses_of_its_own_has_none(raw: dict[str, object]) -> None:
     assert named(raw) == {}
+
+
+def test_a_budget_that_is_not_the_default_is_told() -> None:
+    page = destinations.page(mesh(service(annotations={"retry-budget": "5"}), service("other")))
+    (family,) = (one for one in text_string_to_metric_families(page.decode()) if one.name == BUDGET)
+    assert [(one.labels["destination_service"], one.value) for one in family.samples] == [("orders", 0.05)]
 
 
 def test_a_sidecars_page_says_how_often_each_was_called() -> None:
