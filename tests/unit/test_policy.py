@@ -132,6 +132,12 @@ def test_a_percentage_is_taken_of_what_the_pods_own_containers_ask_for() -> None
     assert requests == {"cpu": "150m", "memory": "107374183"}
 
 
+def test_a_percentage_of_a_limit_is_taken_of_the_limits_that_there_are() -> None:
+    limited = build.container("a", resources={"limits": {"cpu": "2"}})
+    document = build.pod({"cpu-limit": "50%"}, containers=[limited, build.container("b")])
+    assert build.sidecar_of(build.injected(document))["resources"]["limits"]["cpu"] == "1"
+
+
 def test_a_percentage_of_nothing_is_rejected() -> None:
     rejected = build.rejection(build.pod({"cpu-request": "10%"}))
     assert rejected.problems == (
@@ -354,6 +360,17 @@ def test_a_pod_level_limit_below_a_classic_sidecars_is_rejected() -> None:
     )
 
 
+def test_a_pod_level_limit_as_large_as_a_classic_sidecars_is_fine() -> None:
+    document = build.pod({"sidecar": "classic"}, resources={"limits": {"memory": "320Mi"}})
+    assert isinstance(build.outcome(document), Injected)
+
+
+def test_a_native_sidecar_runs_beside_the_init_containers() -> None:
+    initial = build.container("init", resources={"requests": {"cpu": "1"}})
+    document = build.pod(resources={"requests": {"cpu": "1"}}, initContainers=[initial])
+    assert "ask for 1050m" in build.rejection(document).problems[0]
+
+
 def test_a_classic_sidecar_is_not_there_yet_while_init_containers_run() -> None:
     document = build.pod(
         {"sidecar": "classic"},
@@ -402,6 +419,12 @@ def test_a_drain_longer_than_the_grace_period_warns() -> None:
     assert build.outcome(document).warnings == (
         "drain-seconds 60 exceeds terminationGracePeriodSeconds 45: the drain is cut short",
     )
+
+
+@pytest.mark.parametrize(("drain", "warns"), [("30", False), ("31", True)])
+def test_the_grace_period_is_30_seconds_where_none_is_written(drain: str, warns: bool) -> None:
+    warnings = build.outcome(build.pod({"drain-seconds": drain})).warnings
+    assert any("terminationGracePeriodSeconds 30" in warning for warning in warnings) == warns
 
 
 def test_init_containers_before_a_classic_sidecar_warn() -> None:

@@ -280,7 +280,7 @@ def test_a_probe_that_asks_for_an_unknown_port_is_warned_about() -> None:
 
 
 def test_a_liveness_probe_that_a_classic_sidecar_answers_is_warned_about() -> None:
-    cache = build.container("cache", restartPolicy="Always", livenessProbe=TCP)
+    cache = build.container("cache", restartPolicy="Always", startupProbe=TCP, livenessProbe=TCP)
     (warning,) = [
         line for line in build.outcome(build.pod(initContainers=[cache]), by=CLASSIC).warnings if "cache" in line
     ]
