@@ -85,7 +85,7 @@ def connect(kubeconfig: str | None = None, context: str | None = None) -> ApiCli
                 pass  # not in a pod
         load_kube_config(kubeconfig, context, configuration, persist_config=False)
     except (ConfigException, OSError, ValueError) as error:
-        raise KubeError("unreachable", f"no credentials: {error}") from None
+        raise KubeError("unreachable", f"no credentials: {error}; outside a pod, use --kubeconfig") from None
     return ApiClient(configuration)
 
 
