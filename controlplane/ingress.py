@@ -9,15 +9,32 @@ from controlplane.headers import ASKS_LOAD, LOAD_REPORT, UNPROCESSED
 
 _LOAD = "load-report"
 
-# Why Envoy answers itself: no connection came about, or memory is short. Nothing is among them that can come after a
-# byte was sent (UC, UR, UPE, UT), and nobody asks twice from in here. What else it refuses, others would refuse too.
-_NEVER_REACHED = ("UF", "OM")
+# Why Envoy answers itself: no connection came about, memory is short, or the application refused the stream, as it does
+# over HTTP/2 with those that it will not begin, also after GOAWAY (RFC 9113, section 8.7). None of these comes once
+# something was begun, as UC, UR, UPE and UT may, and nobody asks twice from in here. What else Envoy refuses, others
+# would refuse too.
+_NEVER_BEGUN: Json = {
+    "or_filter": {
+        "filters": [
+            {"response_flag_filter": {"flags": ["UF", "OM"]}},
+            {
+                "extension_filter": extension(
+                    "envoy.access_loggers.extension_filters.cel",
+                    "access_loggers.filters.cel.v3.ExpressionFilter",
+                    expression=(
+                        "response.code_details == 'upstream_reset_before_response_started{remote_refused_stream_reset}'"
+                    ),
+                )
+            },
+        ]
+    }
+}
 
 # The value is the address that was asked: whoever gets this by way of another application asked at another one.
 LOCAL_REPLIES: Json = {
     "mappers": [
         {
-            "filter": {"response_flag_filter": {"flags": list(_NEVER_REACHED)}},
+            "filter": _NEVER_BEGUN,
             "headers_to_add": [
                 {
                     "header": {"key": UNPROCESSED, "value": "%DOWNSTREAM_LOCAL_ADDRESS%"},

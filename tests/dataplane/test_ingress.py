@@ -6,10 +6,12 @@ The tests are that caller's sidecar, on a wire to a pod whose own it is about.
 import re
 import socket
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 
 import h2.events
 import pytest
+from h2.errors import ErrorCodes
 
 from controlplane.headers import ASKS_LOAD, LOAD_REPORT, UNPROCESSED
 from tests import build
@@ -44,6 +46,17 @@ def test_where_nobody_listens_nothing_was_processed(between: Pairs) -> None:
     assert answer.header(UNPROCESSED) == own(server)
 
 
+def test_to_grpc_it_says_so_in_the_same_way(between: Pairs) -> None:
+    client, server = between["inbound"]
+    with closing(dial(client, server.address["ipv4"], 8080)) as near:
+        caller = Http2(near, client=True)
+        caller.h2.send_headers(1, [*REQUEST[:4], (b"content-type", b"application/grpc")], end_stream=True)
+        caller.flush()
+        head = dict(caller.next(h2.events.ResponseReceived).headers)
+    assert head[b"grpc-status"] == b"14"
+    assert head[UNPROCESSED.encode()] == own(server)
+
+
 def test_an_application_that_accepts_no_connection_has_processed_nothing(between: Pairs) -> None:
     pod = between.lab.pod(
         manifest("full", DOES_NOTHING), settings=build.operator("bootstrap: {connectTimeoutSeconds: 1}")
@@ -76,7 +89,37 @@ def test_a_sidecar_that_refuses_for_want_of_memory_has_processed_nothing(between
     assert eventually(refused, "requests are refused").header(UNPROCESSED) == own(pod)
 
 
+@pytest.mark.parametrize("how", ["this stream", "all later ones"])
+def test_an_application_that_refuses_a_stream_has_not_begun_it(between: Pairs, how: str) -> None:
+    def refuse(server: Http2, stream: int) -> None:
+        if how == "this stream":
+            server.h2.reset_stream(stream, ErrorCodes.REFUSED_STREAM)
+        else:
+            server.h2.close_connection(last_stream_id=0)
+
+    assert dict(reset(between, refuse))[UNPROCESSED.encode()] == own(between.servers[True])
+
+
+def reset(between: Pairs, how: Callable[[Http2, int], None]) -> list[tuple[bytes, bytes]]:
+    """What the head of the answer is to a request over HTTP/2 that the application ends so."""
+    with wire(*between["inbound"]) as line:
+        client = Http2(line.near, client=True)
+        client.h2.send_headers(1, REQUEST, end_stream=True)
+        client.flush()
+        server = Http2(line.far, client=False)
+        how(server, server.next(h2.events.RequestReceived).stream_id)
+        server.flush()
+        answer = list(client.next(h2.events.ResponseReceived).headers)
+    assert (b":status", b"503") in answer
+    return answer
+
+
 # It may have been
+
+
+@pytest.mark.parametrize("code", [ErrorCodes.CANCEL, ErrorCodes.INTERNAL_ERROR, ErrorCodes.NO_ERROR])
+def test_an_application_that_resets_a_stream_may_have_begun_it(between: Pairs, code: ErrorCodes) -> None:
+    assert UNPROCESSED.encode() not in dict(reset(between, lambda server, stream: server.h2.reset_stream(stream, code)))
 
 
 @pytest.mark.parametrize("says", [b"", b"HTTP/1.1 ", b"no HTTP\r\n\r\n"], ids=["nothing", "half a line", "no HTTP"])
