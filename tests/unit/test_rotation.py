@@ -241,7 +241,7 @@ def test_a_namespace_younger_than_the_next_ca_is_not_waited_for() -> None:
 
 
 def test_an_older_namespace_that_opts_in_is_waited_for() -> None:
-    old = replace(trust(*map_bundles(WAITING), at=SHOP, steady=timedelta(0)), born=NOW - DAY)
+    old = replace(trust(*map_bundles(WAITING), at=SHOP, steady=timedelta(0)), born=NOW - timedelta(minutes=1))
     assert verbs(observed(WAITING, trusts=(trust(*map_bundles(WAITING)), old))) == []
 
 
