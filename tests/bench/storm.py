@@ -128,7 +128,7 @@ def built_peer() -> Path | None:
     return program
 
 
-class _Process:
+class Process:
     """One that answers lines by lines."""
 
     def __init__(self, *command: object) -> None:
@@ -156,22 +156,29 @@ class _Process:
 
 
 @contextmanager
+def plane(services: int, used: int, tls: Path, server: Sequence[str] = ()) -> Iterator[tuple[Process, int]]:
+    """The server, ours unless it is said, and its port."""
+    process = Process(*(server or (sys.executable, "-m", "tests.bench.plane", services, used, tls)))
+    try:
+        yield process, process.read()["port"]
+    finally:
+        process.end()
+
+
+@contextmanager
 def _crowd(
     proxies: int, services: int, used: int, tls: Path, server: Sequence[str] = ()
-) -> Iterator[tuple[_Process, _Process]]:
+) -> Iterator[tuple[Process, Process]]:
     """The server, ours unless it is said, and proxies that have begun to connect."""
-    python = (sys.executable, "-m")
     with ExitStack() as stack:
-        plane = _Process(*(server or (*python, "tests.bench.plane", services, used, tls)))
-        stack.callback(plane.end)
-        port = plane.read()["port"]
+        running, port = stack.enter_context(plane(services, used, tls, server))
         namespaces = max((services - 1) // (used - 1), 1)
-        crowd = _Process(*python, "tests.bench.crowd", proxies, namespaces, port, tls / "ca.crt")
+        crowd = Process(sys.executable, "-m", "tests.bench.crowd", proxies, namespaces, port, tls / "ca.crt")
         stack.callback(crowd.end)
-        yield plane, crowd
+        yield running, crowd
 
 
-def _observe(plan: Plan, plane: _Process, crowd: _Process, server: Server) -> None:
+def _observe(plan: Plan, plane: Process, crowd: Process, server: Server) -> None:
     before = plane.ask("stats")
     server.connect.append(crowd.read()["seconds"])
     crowd.ask("quiet")
@@ -194,7 +201,7 @@ class _Push:
     cpu: float
 
 
-def _pushes(proxies: int, changes: int, plane: _Process, crowd: _Process) -> Iterator[_Push]:
+def _pushes(proxies: int, changes: int, plane: Process, crowd: Process) -> Iterator[_Push]:
     for _ in range(changes):
         crowd.ask("mark")
         before = plane.ask("stats")["cpu"]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 
-from tests.soak import boundary, connections, handshakes, memory, outage, rotation, starts
+from tests.soak import boundary, connections, handshakes, memory, outage, rotation, silence, starts
 from tests.soak.table import Row, render
 
 MISSED = 1  # exit code
@@ -22,6 +22,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "rotation": rotation.run,
     "outage": outage.run,
     "starts": starts.run,
+    "silence": silence.run,
 }
 
 

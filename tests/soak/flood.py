@@ -1,7 +1,7 @@
 """A program that opens connections to a TLS port and ends no handshake, in three ways, until its input ends.
 
-`python -m tests.soak.flood PORT COUNT` prints `open` when it has opened them all; a process of its own, so that what
-it costs delays nobody who measures.
+With a CA it does end them, and says nothing more than that it speaks HTTP/2. `python -m tests.soak.flood PORT COUNT
+[CA]` prints `open` when it has opened them all; a process of its own, so that what it costs delays nobody who measures.
 """
 
 import itertools
@@ -15,13 +15,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # and no SETTINGS that differ
 SPARE = 100  # descriptors for all else
 
 
 @contextmanager
-def flooding(port: int, count: int) -> Iterator["subprocess.Popen[bytes]"]:
+def flooding(port: int, count: int, ca: Path | None = None) -> Iterator["subprocess.Popen[bytes]"]:
     """Runs it; it prints `open` when all are, and whatever is left of them ends with the block."""
-    command = [sys.executable, "-m", __name__, str(port), str(count)]
+    command = [sys.executable, "-m", __name__, str(port), str(count), *([str(ca)] if ca else [])]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=CHECKOUT) as process:
         try:
             yield process
@@ -29,20 +30,35 @@ def flooding(port: int, count: int) -> Iterator["subprocess.Popen[bytes]"]:
             process.kill()
 
 
-def main(port: int, count: int) -> None:
+def main(port: int, count: int, ca: str = "") -> None:
     allow(count)
+    opened = list(_idle(port, count, ca) if ca else _begun(port, count))
+    print("open", flush=True)
+    sys.stdin.read()
+    del opened
+
+
+def _begun(port: int, count: int) -> Iterator[socket.socket]:
     greeting = hello()
     said = itertools.cycle(
         (b"", greeting[:50], greeting)
     )  # nothing; half a hello; a hello, and no more after the answer
-    opened = []
     for _, words in zip(range(count), said, strict=False):
         connection = socket.create_connection(("127.0.0.1", port))
         with suppress(OSError):  # it may have given way already
             connection.sendall(words)
-        opened.append(connection)
-    print("open", flush=True)
-    sys.stdin.read()
+        yield connection
+
+
+def _idle(port: int, count: int, ca: str) -> Iterator[socket.socket]:
+    context = ssl.create_default_context(cafile=ca)
+    context.set_alpn_protocols(["h2"])
+    for _ in range(count):
+        with suppress(OSError):
+            connection = socket.create_connection(("127.0.0.1", port))
+            wrapped = context.wrap_socket(connection, server_hostname="localhost")
+            wrapped.sendall(PREFACE)
+            yield wrapped
 
 
 def allow(connections: int) -> None:
@@ -62,4 +78,4 @@ def hello() -> bytes:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
