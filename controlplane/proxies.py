@@ -6,7 +6,6 @@ A source is the API server, or manifests on disk, of whose pods nobody can say t
 import logging
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -15,11 +14,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from controlplane.kube import Kube, KubeError
 from controlplane.ports import PORTS
+from controlplane.reporter import Reporter
 from controlplane.xds import destinations, explain
 from controlplane.xds.disk import Disk, DiskError
-from controlplane.xds.events import events
 from controlplane.xds.feed import Feed
-from controlplane.xds.mesh import Mesh, Problem
+from controlplane.xds.mesh import Mesh
 from controlplane.xds.metrics import PREFIX, Metrics
 from controlplane.xds.service import Discovery, Place
 from controlplane.xds.translate import Choices
@@ -29,8 +28,6 @@ from controlplane.xds.worlds import Worlds
 
 LOOPBACK = f"127.0.0.1:{PORTS.xds}"
 EVERYWHERE = f"[::]:{PORTS.xds}"
-MAX_EVENTS = 100  # of one Mesh
-REPORTED = 10_000  # problems that are remembered
 
 _LOG = logging.getLogger("controlplane.proxies")
 
@@ -163,35 +160,11 @@ class Proxies:
 
 def of_cluster(kube: Kube, place: Place, choices: Choices, registry: CollectorRegistry) -> Proxies:
     """For the proxies of a cluster."""
-    return Proxies(place, choices, registry, lambda part: Watch(kube, part.feed, part.failed), Reporter(kube).look)
+    return Proxies(
+        place, choices, registry, lambda part: Watch(kube, part.feed, part.failed), Reporter(kube.report).look
+    )
 
 
 def of_disk(manifests: Path, place: Place, choices: Choices, registry: CollectorRegistry) -> Proxies:
     """For demonstrations and tests."""
     return Proxies(place, choices, registry, lambda part: Disk(manifests, part.feed, part.unreadable))
-
-
-class Reporter:
-    """Writes what is newly wrong with Services as Events, in a thread of its own; one that fails is not missed."""
-
-    def __init__(self, kube: Kube) -> None:
-        self._kube = kube
-        self._known: frozenset[Problem] = frozenset()
-
-    def look(self, mesh: Mesh) -> None:
-        """There is another Mesh."""
-        found = frozenset(explain.problems(mesh)[:REPORTED])
-        new, self._known = found - self._known, found
-        chosen = sorted((one for one in new if "/" in one.about), key=lambda one: one.about)[:MAX_EVENTS]
-        if chosen:
-            threading.Thread(target=self._write, args=(chosen,), name="events", daemon=True).start()
-
-    def _write(self, problems: list[Problem]) -> None:
-        for event in events(problems, datetime.now(UTC)):
-            try:
-                self._kube.report(event)
-            except KubeError as error:
-                _LOG.warning(
-                    "event not written", extra={"facts": {"reason": error.reason, "problem": str(error)[:300]}}
-                )
-                return

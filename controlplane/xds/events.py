@@ -23,7 +23,7 @@ def events(problems: Iterable[Problem], now: datetime) -> Iterator[Json]:
         yield {
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"name": f"{name[:200]}.{digest}", "namespace": namespace},
+            "metadata": {"name": f"{name[:200].rstrip('-.')}.{digest}", "namespace": namespace},
             "involvedObject": {"apiVersion": "v1", "kind": kind, "namespace": namespace, "name": name},
             "type": "Warning",
             "reason": REASON,

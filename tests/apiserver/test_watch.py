@@ -11,7 +11,7 @@ import pytest
 
 from controlplane import kube
 from controlplane.kube import Collection, Event, Kube, KubeError
-from controlplane.proxies import Reporter
+from controlplane.reporter import Reporter
 from controlplane.xds.feed import Feed
 from controlplane.xds.mesh import Key, Mesh
 from controlplane.xds.watch import COLLECTIONS, Watch
@@ -217,7 +217,7 @@ def test_what_is_wrong_with_a_service_stands_in_its_events_once(
     found = fresh(ours)
     mine = replace(found, services={where: found.services[where]}, problems=())
     for _ in range(2):  # as two replicas do it
-        Reporter(ours).look(mine)
+        Reporter(ours.report).look(mine)
 
     def events() -> list[Object]:
         listed = kubernetes.get("events", "-n", where, "--field-selector", "involvedObject.name=orders")
