@@ -358,15 +358,20 @@ def test_a_trust_does_not_cover(of: Trust, bundle: Bundle | None, now: datetime)
 
 
 @pytest.mark.parametrize(
-    "lifetimes",
+    ("lifetimes", "words"),
     [
-        Lifetimes(ca=59 * DAY),
-        Lifetimes(ca=timedelta(0), leaf=timedelta(0)),
-        Lifetimes(ca=3 * DAY, leaf=DAY, publication=DAY),
+        (Lifetimes(ca=59 * DAY), "at least twice as long"),
+        (Lifetimes(ca=timedelta(0), leaf=timedelta(0)), "must be positive"),
+        (Lifetimes(publication=timedelta(seconds=-1)), "must be positive"),
+        (Lifetimes(ca=3 * DAY, leaf=DAY, publication=DAY), "shorter than a third"),
     ],
 )
-def test_lifetimes_that_cannot_work_together_are_refused(lifetimes: Lifetimes) -> None:
-    assert list(lifetimes.problems())
+def test_lifetimes_that_cannot_work_together_are_refused(lifetimes: Lifetimes, words: str) -> None:
+    assert any(words in problem for problem in lifetimes.problems())
+
+
+def test_the_lifetimes_that_are_built_in_work_together() -> None:
+    assert not list(Lifetimes().problems())
 
 
 def map_bundles(authority: Authority) -> tuple[Bundle, ...]:
