@@ -1,8 +1,11 @@
 """Clusters on demand: a sidecar that may call everything asks for what it takes when it first calls it."""
 
 import http.client
+import threading
 from collections.abc import Iterator
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -52,10 +55,10 @@ def started(node: Lab, replicas: list[Pod], folder: Path) -> tuple[Pod, ControlP
     return pod, plane, f"--settings={settings}"
 
 
-def call(pod: Pod, host: str, method: str = "GET") -> int:
+def call(pod: Pod, host: str, method: str = "GET", body: bytes | None = None) -> int:
     def ask() -> int:
         with closing(http.client.HTTPConnection(CLUSTER_IP, 80, timeout=20)) as connection:
-            connection.request(method, "/", headers={"Host": host})
+            connection.request(method, "/", body, {"Host": host})
             with connection.getresponse() as response:
                 return response.status
 
@@ -86,6 +89,49 @@ def test_a_sidecar_knows_what_it_called_and_loses_nothing_with_the_control_plane
         eventually(lambda: call(pod, "s2.accounts") == 200, "the control plane is asked again", seconds=60)
         assert {call(pod, "s1.accounts") for _ in range(10)} == {200}
         assert known(pod) == {"accounts/s1:80", "accounts/s2:80"}
+
+
+def test_a_first_request_with_a_body_arrives_once_and_whole(node: Lab, replicas: list[Pod], tmp_path: Path) -> None:
+    """And so do those that come at the same time."""
+    size, callers = 1 << 20, 8
+    pod, plane, settings = started(node, replicas, tmp_path)
+    with plane.serving(settings), counting(replicas[0]) as (port, received):
+        plane.say(
+            service_object("s1", "accounts", clusterIP="10.96.1.1"),
+            slice_of("s1", [replicas[0].address["ipv4"]], "accounts", ports=[{"port": port}]),
+        )
+        until_told(pod, "out_80/shop")
+        with ThreadPoolExecutor(callers) as pool:
+            bodies = [bytes([number]) * size for number in range(callers)]
+            statuses = list(pool.map(lambda body: call(pod, "s1.accounts", "POST", body), bodies))
+        assert statuses == [200] * callers
+        assert sorted(received) == bodies
+
+
+@contextmanager
+def counting(pod: Pod) -> Iterator[tuple[int, list[bytes]]]:
+    """A server in that pod, without a sidecar: its port, and the bodies that it got."""
+    received: list[bytes] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            received.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing."""
+
+    with pod.call(lambda: ThreadingHTTPServer(("0.0.0.0", 0), Handler)) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        try:
+            yield server.server_address[1], received
+        finally:
+            server.shutdown()
 
 
 def test_what_was_called_follows_its_endpoints_and_goes_with_its_service(
