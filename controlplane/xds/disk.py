@@ -15,6 +15,7 @@ from controlplane.xds.world import WHAT, What
 
 LOOK_SECONDS = 0.1
 SUFFIXES = frozenset({".yaml", ".yml", ".json"})
+MAX_VALUES = 5_000_000  # of a document, with its aliases expanded; 5,000 Services with 10,000 endpoints have 200,000
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 Objects = dict[What, list[Any]]
@@ -49,6 +50,7 @@ def _documents(path: Path) -> Iterator[dict[str, Any]]:
     try:
         with path.open("rb") as file:
             for document in yaml.load_all(file, Loader=_LOADER):
+                _check(document)
                 yield from _flat(document)
     except OSError as error:
         raise DiskError(f"{path}: {error.strerror}") from None
@@ -56,12 +58,28 @@ def _documents(path: Path) -> Iterator[dict[str, Any]]:
         raise DiskError(f"{path}: is no YAML: {' '.join(str(error).split())}") from None
 
 
+def _check(document: object) -> None:
+    if _values(document, {}) > MAX_VALUES:
+        raise ValueError(f"more than {MAX_VALUES} values, with its aliases expanded")
+
+
+def _values(found: object, known: dict[int, int]) -> int:
+    """How many there are, an alias counted as what it stands for. Raises RecursionError for what holds itself."""
+    if not isinstance(found, dict | list):
+        return 1
+    number = known.get(id(found))
+    if number is None:
+        inner = found.values() if isinstance(found, dict) else found
+        number = known[id(found)] = 1 + sum(_values(one, known) for one in inner)
+    return number
+
+
 def _flat(document: object) -> Iterator[dict[str, Any]]:
+    """The objects of a List; there is none within another."""
     if isinstance(document, dict):
         items = document.get("items")
         if str(document.get("kind", "")).endswith("List") and isinstance(items, list):
-            for item in items:
-                yield from _flat(item)
+            yield from (item for item in items if isinstance(item, dict))
         else:
             yield document
 

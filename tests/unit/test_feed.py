@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from time import monotonic
+from time import monotonic, process_time
 
 import pytest
 import yaml
@@ -366,3 +366,47 @@ def test_a_file_that_is_no_yaml_changes_nothing_and_is_named(tmp_path: Path, dis
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(DiskError, match=r"missing\.yaml: No such file"):
         read(tmp_path / "missing.yaml")
+
+
+LEVELS = "".join(f"- &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]\n" for n in range(1, 10))
+BOMBS = {
+    "lists of lists": f"x:\n- &l0 [{', '.join('x' * 10)}]\n{LEVELS}",
+    "Lists of Lists": "\n---\n".join(
+        ["kind: List\nitems: [&l0 {kind: Service}, "]
+        + [f"&l{n} {{kind: List, items: [{', '.join([f'*l{n - 1}'] * 10)}]}}, " for n in range(1, 10)]
+    ).replace("\n---\n", "")
+    + "]",
+    "a List that holds itself": "&a {kind: List, items: [*a]}",
+    "a map that holds itself": "kind: Service\nspec: &a {ports: *a}",
+    "10,000 levels": "[" * 10_000,
+    "400 levels": "{kind: Service, spec: " + "[" * 400 + "]" * 400 + "}",
+    "a number of 10,000 digits": "kind: Service\nspec: " + "9" * 10_000,
+    "keys that are no text": "kind: Service\nmetadata: {1: 2, null: 3, [a]: b}",
+    "a tag": "kind: Service\nmetadata: !!python/object/apply:os.system [true]",
+    "bytes": b"\x00\xff\xfe\x80" * 100,
+}
+
+
+@pytest.mark.parametrize("text", BOMBS.values(), ids=BOMBS.keys())
+def test_a_file_that_is_more_than_it_seems_is_named_or_holds_nothing(tmp_path: Path, text: str | bytes) -> None:
+    place = tmp_path / "cluster.yaml"
+    place.write_bytes(text if isinstance(text, bytes) else text.encode())
+    before = process_time()
+    said = outcome(place)
+    assert process_time() - before < 2
+    assert said in ("0 objects", "1 objects") or (said.startswith(f"{place}: is no YAML: ") and len(said) < 500)
+
+
+def outcome(place: Path) -> str:
+    try:
+        return f"{sum(map(len, read(place).values()))} objects"
+    except DiskError as error:
+        return str(error)
+
+
+def test_folders_that_lead_into_each_other_are_read_once(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "loop").symlink_to(tmp_path)
+    (tmp_path / "in" / "itself.yaml").symlink_to("itself.yaml")
+    write(tmp_path / "in" / "cluster.yaml", service())
+    assert len(read(tmp_path)["Service"]) == 1
