@@ -184,19 +184,18 @@ def _ready(observed: Observed, following: Bundle, now: datetime, lifetimes: Life
         return "it has signed what is served already"
     if not _protected(observed, ca, now, lifetimes):
         return "nothing that is served is trusted, so nothing is put at risk"
-    if all(
-        trust.steady >= lifetimes.publication and ca in trust.published for trust in awaited(observed, now, lifetimes)
-    ):
+    waited_for = awaited(observed, following, now, lifetimes)
+    if all(trust.steady >= lifetimes.publication and ca in trust.published for trust in waited_for):
         return f"it has been trusted everywhere for {lifetimes.publication.total_seconds():g} s"
     return ""
 
 
-def awaited(observed: Observed, now: datetime, lifetimes: Lifetimes) -> Iterator[Trust]:
+def awaited(observed: Observed, following: Bundle, now: datetime, lifetimes: Lifetimes) -> Iterator[Trust]:
     """The trusts that the next CA must have been in. A namespace younger than it has known no trust without it."""
-    authority = observed.authority
-    made = chain.facts(authority.next.certificate).validity.not_before + BACKDATED if authority.next else now
-    signing = chain.facts(authority.signing.certificate).validity if authority.signing else None
-    late = signing is not None and now >= signing.not_after - lifetimes.ca / _REFUSAL_ENDS
+    made = chain.facts(following.certificate).validity.not_before + BACKDATED
+    signing = observed.authority.signing
+    end = chain.facts(signing.certificate).validity.not_after if signing else None
+    late = end is not None and now >= end - lifetimes.ca / _REFUSAL_ENDS
     for trust in observed.trusts:
         young = trust.born is not None and trust.born > made
         if trust.exists and not young and not (trust.refuses and late):

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 from certs import chain
+from certs.bundle import Bundle
 from certs.rotation import Lifetimes, awaited, renewal
 from certs.state import Leaf, Observed, Trust, covers
 from certs.steps import Step
@@ -70,7 +71,10 @@ def _trust(trust: Trust, leaves: tuple[Leaf, ...], now: datetime) -> str:
 def _agenda(observed: Observed, now: datetime, lifetimes: Lifetimes) -> Iterator[tuple[datetime, str]]:
     authority = observed.authority
     if authority.next:
-        yield now + _left(observed, now, lifetimes), "the next CA takes over, if `certs run` runs and nothing changes"
+        yield (
+            now + _left(observed, authority.next, now, lifetimes),
+            "the next CA takes over, if `certs run` runs and nothing changes",
+        )
     elif authority.signing:
         yield renewal(chain.facts(authority.signing.certificate).validity, lifetimes), "the next CA is introduced"
     for leaf in observed.leaves:
@@ -80,8 +84,8 @@ def _agenda(observed: Observed, now: datetime, lifetimes: Lifetimes) -> Iterator
         yield one.until, f"CA {chain.facts(one.certificate).fingerprint} is no longer trusted"
 
 
-def _left(observed: Observed, now: datetime, lifetimes: Lifetimes) -> timedelta:
-    steady = [trust.steady for trust in awaited(observed, now, lifetimes)]
+def _left(observed: Observed, following: Bundle, now: datetime, lifetimes: Lifetimes) -> timedelta:
+    steady = [trust.steady for trust in awaited(observed, following, now, lifetimes)]
     return max(lifetimes.publication - min(steady, default=lifetimes.publication), timedelta(0))
 
 

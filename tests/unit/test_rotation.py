@@ -236,8 +236,9 @@ def test_the_next_ca_comes_before_a_leaf_would_be_cut_short(ca_days: int, leaf_d
 
 
 def test_a_namespace_younger_than_the_next_ca_is_not_waited_for() -> None:
-    young = replace(trust(*map_bundles(WAITING), at=SHOP, steady=timedelta(0)), born=NOW + timedelta(minutes=1))
-    assert verbs(observed(WAITING, trusts=(trust(*map_bundles(WAITING)), young))) == ["promote"]
+    waiting = replace(WAITING, next=ca("next", age=timedelta(hours=1)))
+    young = replace(trust(*map_bundles(waiting), at=SHOP, steady=timedelta(0)), born=NOW - timedelta(minutes=59))
+    assert verbs(observed(waiting, trusts=(trust(*map_bundles(waiting)), young))) == ["promote"]
 
 
 def test_an_older_namespace_that_opts_in_is_waited_for() -> None:
