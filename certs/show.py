@@ -71,10 +71,8 @@ def _trust(trust: Trust, leaves: tuple[Leaf, ...], now: datetime) -> str:
 def _agenda(observed: Observed, now: datetime, lifetimes: Lifetimes) -> Iterator[tuple[datetime, str]]:
     authority = observed.authority
     if authority.next:
-        yield (
-            now + _left(observed, authority.next, now, lifetimes),
-            "the next CA takes over, if `certs run` runs and nothing changes",
-        )
+        when = now + _left(observed, authority.next, now, lifetimes)
+        yield when, "the next CA takes over, if `certs run` runs and nothing changes"
     elif authority.signing:
         yield renewal(chain.facts(authority.signing.certificate).validity, lifetimes), "the next CA is introduced"
     for leaf in observed.leaves:

@@ -141,6 +141,21 @@ STATES: dict[str, tuple[Observed, list[str]]] = {
         ),
         ["promote", "publish"],
     ),
+    "no CA signs, and the next must wait": (
+        observed(
+            Authority(next=ca("next", timedelta(0)), retired=(Retired(ca().certificate, NOW + DAY),)),
+            trusts=(trust(ca(), ca("next", timedelta(0)), steady=SHORT),),
+        ),
+        [],
+    ),
+    "the CA is over, and the next must wait": (
+        observed(
+            Authority(ca(age=400 * DAY), ca("next", timedelta(0)), (Retired(ca().certificate, NOW + DAY),)),
+            leaves=(leaf(None, "is lost"),),
+            trusts=(trust(ca(age=400 * DAY), ca(), ca("next", timedelta(0)), steady=SHORT),),
+        ),
+        [],
+    ),
     "a caBundle is emptied": (observed(WELL, trusts=(Trust(CONFIGURATIONS[0], (b"",)),)), ["publish"]),
     "one entry of a caBundle is emptied": (
         observed(WELL, trusts=(Trust(CONFIGURATIONS[0], (ca().certificate, b"")),)),
