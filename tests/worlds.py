@@ -34,6 +34,9 @@ class World:
     def prepare(self, caller: Caller) -> Iterator[None]:
         yield from ()
 
+    def retain(self, callers: Iterable[Caller]) -> None:
+        pass
+
     def follow(self, former: Snapshot) -> Iterator[None]:
         yield from ()
 

@@ -82,7 +82,7 @@ def sees(scope: Scope, of: View, keys: Set[Key]) -> bool:
     return scope.default == "cluster" or any(one.namespace == of.namespace for one in keys)
 
 
-@lru_cache(maxsize=16_384)
+@lru_cache(maxsize=2048)  # of 25 KB, if a pod declares 128
 def _listed(scope: Scope, of: View) -> tuple[Key, ...] | None:
     """The Services that are in view by their names, in order; None: those of a namespace, or all."""
     names = scope.services if of.upstreams is None and scope.default == "list" else of.upstreams

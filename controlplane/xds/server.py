@@ -32,6 +32,7 @@ from controlplane.xds.wire import MalformedError, Request
 METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 INTRODUCTION_SECONDS = 15.0  # for the token's review and the first request
 TICK_SECONDS = 1.0
+RETENTION_SECONDS = 60.0  # between two looks at what nobody is connected for any more
 PREPARATIONS = 3  # at most, while the world changes during each
 TURN_SECONDS = 0.02  # in which resources are made before others have their turn
 REMEMBERED = 1000  # things that were told of once
@@ -69,6 +70,7 @@ class Server:
         self._once: OrderedDict[tuple[object, ...], None] = OrderedDict()
         self._server: grpc.aio.Server | None = None
         self._preparing = asyncio.Lock()
+        self._retained = monotonic()
         self._ticking: asyncio.Task[None] | None = None
 
     async def bind(self, address: str, credentials: Credentials | None) -> int:
@@ -102,6 +104,9 @@ class Server:
     def adopt(self, snapshot: Snapshot, callers: Callers) -> None:
         """This is the world now; and `callers`, if it is another, says who is who in it."""
         self._metrics.changes.inc(self.cache.store(snapshot))
+        if monotonic() >= self._retained + RETENTION_SECONDS:
+            self._retained = monotonic()
+            snapshot.retain({session.caller for session in self._sessions})
         self._metrics.snapshots.inc()
         self._metrics.snapshot_time.set(time())
         if callers is not self._callers:

@@ -56,6 +56,9 @@ class Snapshot(Protocol):
     def follow(self, former: "Snapshot") -> Iterator[None]:
         """The same of what `changed` will look at. `former` may be asked meanwhile."""
 
+    def retain(self, callers: Iterable[Caller]) -> None:
+        """These are connected: what concerned only others, now and the last time, is not kept ready any more."""
+
     def changed(self, former: "Snapshot") -> Iterable[tuple[Kind, str]]:
         """What differs since `former`, among all that was ever asked of either; (kind, WILDCARD): `names` may differ.
 

@@ -6,7 +6,7 @@ stays, and `rejected` tells. Not for several threads.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -40,13 +40,14 @@ class Translated:
         self._prepared: set[View] = set()  # whose resources were all made once
         # Shared by all that follow: the views that were ever asked for, and the names, by Service and by view.
         self._views: dict[str, View] = {}
+        self._idle: set[str] = set()  # views of nobody who was connected when it was asked last
         self._asked: defaultdict[Key | str, set[Name]] = defaultdict(set)
 
     def next(self, mesh: Mesh) -> "Translated":
         """The snapshot of another moment."""
         following = Translated(mesh, self._choices)
         following._made, following._prepared = dict(self._made), set(self._prepared)
-        following._views, following._asked = self._views, self._asked
+        following._views, following._idle, following._asked = self._views, self._idle, self._asked
         following.rejected = dict(self.rejected)
         if mesh.services is self.mesh.services:
             following._names, following._members, following._surveyed = self._names, self._members, self._surveyed
@@ -129,6 +130,28 @@ class Translated:
         """The resource as JSON, unchecked."""
         recipe, _ = self._recipe(kind, name)
         return recipe.make() if recipe else None
+
+    def retain(self, callers: Iterable[Caller]) -> None:
+        """Forgets the views that were idle twice; whoever comes back to one has it made again."""
+        live = {self.view(caller) for caller in callers}
+        idle = {token for token, view in self._views.items() if view not in live}
+        for token in idle & self._idle:
+            self._forget(token)
+        self._idle.clear()
+        self._idle.update(idle & self._views.keys())
+        self._narrow = {wide: view for wide, view in self._narrow.items() if view.token in self._views}
+        declared = {View(view.namespace, view.upstreams) for view in self._views.values()}
+        self._localities = {view: asked for view, asked in self._localities.items() if view in declared}
+
+    def _forget(self, token: str) -> None:
+        view = self._views.pop(token)
+        for name in self._asked.pop(token, set()):
+            self._made.pop(name, None)
+            self.rejected.pop(name, None)
+        self._names.pop(view, None)
+        self._members.pop(view, None)
+        self._surveyed.discard(view)
+        self._prepared.discard(view)
 
     def changed(self, former: Snapshot) -> Iterator[tuple[Kind, str]]:
         """What differs, among all that was ever asked of either; (kind, WILDCARD): `names` may differ."""

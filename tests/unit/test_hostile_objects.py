@@ -4,11 +4,11 @@ import time
 import tracemalloc
 
 from controlplane.extensions import Json
-from controlplane.xds import explain, reading
+from controlplane.xds import explain, messages, reading
 from controlplane.xds.mesh import MOST_PLACES, Service
 from controlplane.xds.reading import MAX_PROBLEMS
 from controlplane.xds.snapshot import Kind
-from tests.cluster import WEB, addresses, endpoints_of, mesh, service, slice_of, translated, world
+from tests.cluster import WEB, addresses, endpoint, endpoints_of, mesh, service, slice_of, translated, world
 
 MANY_PORTS = [{"name": f"p{number}", "port": number} for number in range(1, 101)]
 
@@ -78,6 +78,16 @@ def test_a_thousand_endpoints_that_are_refused_are_told_in_few_words() -> None:
     found = mesh(service(), slice_of(endpoints=["100.100.100.200"] * 1000))
     assert len(found.problems) <= MAX_PROBLEMS + 1
     assert any(problem.message.startswith("and 99") for problem in found.problems)
+
+
+def test_endpoints_of_a_thousand_made_up_zones_leave_nothing_behind() -> None:
+    """A megabyte for each of a thousand changes, seen."""
+    patterns = messages._endpoints_like
+    patterns.cache_clear()
+    for number in range(3):
+        zones = [endpoint(ip, zone=f"z{number}-{ip}".ljust(200, "z")) for ip in ips(1000)]
+        assert translated(service(), slice_of(endpoints=zones)).get(Kind.ENDPOINTS, "shop/orders:80")
+    assert patterns.cache_info().currsize == 0
 
 
 # What it changes for others

@@ -121,6 +121,39 @@ def test_what_nobody_asked_for_is_never_translated() -> None:
     assert set(latter._made) == {(Kind.CLUSTER, "shop/s7:80")}
 
 
+def declaring(number: int) -> Caller:
+    """One of a namespace's many pods, each of which declares something else."""
+    return Caller("evil", f"web-{number}", upstreams=(f"s{number}.shop", "orders.shop"))
+
+
+def test_views_that_nobody_is_connected_for_are_forgotten() -> None:
+    now = translated(service(), slice_of())
+    callers = [declaring(number) for number in range(100)]
+    told = everything(now, WEB, *callers)
+    for _ in range(2):
+        now = now.next(mesh(service(), slice_of(), service("other")))
+        now.retain([WEB, callers[0]])
+    everything(now, WEB)
+    assert set(now._views) == {"shop", now.view(callers[0]).token}
+    assert {kind for kind, name in now._made if now.view(callers[1]).token in name} == set()
+    assert everything(now, callers[1]) == {
+        (kind, name): version
+        for (kind, name), version in told.items()
+        if kind in (Kind.CLUSTER, Kind.ENDPOINTS) or now.view(callers[1]).token in name
+    }
+
+
+def test_a_view_is_kept_for_who_is_about_to_connect() -> None:
+    now = translated(service(), slice_of())
+    everything(now, WEB)
+    now.retain([])
+    assert set(now._views) == {"shop"}
+    everything(now, WEB)
+    now.retain([WEB])
+    now.retain([])
+    assert set(now._views) == {"shop"}
+
+
 def test_what_is_gone_for_good_leaves_nothing_behind() -> None:
     of = translated(service(), slice_of())
     everything(of)
