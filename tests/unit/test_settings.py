@@ -123,7 +123,11 @@ def tracing(**fields: str) -> str:
     return json.dumps({"bootstrap": {"tracing": fields}})
 
 
-@pytest.mark.parametrize("ca", ["", "system", CA.certificate.decode(), f"# ours\n{CA.certificate.decode()}" * 2])
+@pytest.mark.parametrize(
+    "ca",
+    ["", "system", CA.certificate.decode(), f"# ours\n{CA.certificate.decode()}" * 2],
+    ids=["none", "system", "one", "two"],  # the certificate in a name would be another one in each of pytest's workers
+)
 def test_the_collectors_ca_is_certificates_or_those_of_the_image(ca: str) -> None:
     assert build.operator(tracing(ca=ca)).bootstrap.tracing.ca == ca
 
