@@ -199,6 +199,11 @@ def test_the_other_family_is_used_where_the_preferred_one_has_nobody() -> None:
         "::ffff:127.0.0.1",
         "fd00:ec2::254",
         "100.100.100.200",
+        "255.255.255.255",
+        "64:ff9b::169.254.169.254",
+        "64:ff9b::100.100.100.200",
+        "2002:7f00:1::",
+        "::127.0.0.1",
         "orders.example",
         "10.0.0.1/8",
         "10.0.0",
@@ -209,6 +214,11 @@ def test_an_endpoint_that_would_be_the_callers_own_pod_or_node_is_refused_and_to
     found = mesh(service(), slice_of(endpoints=[address, "10.0.0.2"]))
     assert addresses(found) == ["10.0.0.2"]
     assert [problem.about for problem in found.problems] == ["EndpointSlice shop/orders-a"]
+
+
+@pytest.mark.parametrize("address", ["64:ff9b::10.0.0.1", "2002:a00:1::", "fd00::1", "::ffff:10.0.0.1", "192.0.2.7"])
+def test_what_an_ipv6_address_holds_is_judged_as_any_other(address: str) -> None:
+    assert len(addresses(mesh(service(), slice_of(endpoints=[address], family="IPv6")))) == 1
 
 
 @pytest.mark.parametrize("port", [0, 65536, -1, None])
