@@ -103,8 +103,7 @@ def test_bytes_damaged_anywhere_are_answered(chance: random.Random) -> None:
 @fuzz
 @given(st.dictionaries(st.sampled_from([row.name for row in TABLE]), st.text(max_size=60), max_size=6))
 def test_any_text_in_any_annotation_is_answered(annotations: dict[str, str]) -> None:
-    response = answer(json.dumps(build.review(build.pod(annotations))).encode())
-    assert response is None or response["allowed"] in (True, False)
+    assert answer(json.dumps(build.review(build.pod(annotations))).encode()) is not None
 
 
 def test_ten_thousand_levels_of_nesting_are_answered() -> None:
