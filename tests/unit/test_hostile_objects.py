@@ -2,13 +2,19 @@
 
 import time
 import tracemalloc
+from pathlib import Path
 
 from controlplane.extensions import Json
 from controlplane.xds import explain, messages, reading
 from controlplane.xds.mesh import MOST_PLACES, Service
+from controlplane.xds.policies import TABLE
 from controlplane.xds.reading import MAX_PROBLEMS
+from controlplane.xds.scope import Scope
 from controlplane.xds.snapshot import Kind
+from controlplane.xds.translate import Choices
+from controlplane.xds.values import CONDITIONS
 from tests.cluster import WEB, addresses, endpoint, endpoints_of, mesh, service, slice_of, translated, world
+from tests.static_form import configuration, resources, validate
 
 MANY_PORTS = [{"name": f"p{number}", "port": number} for number in range(1, 101)]
 
@@ -121,3 +127,65 @@ def test_what_another_namespace_calls_its_services_changes_nothing_in_a_pods_sco
 def test_a_problem_is_told_of_whoever_has_it() -> None:
     found = mesh(service(), service("bad", "evil", {"retries": "many"}))
     assert [problem.about for problem in explain.problems(found)] == ["Service evil/bad"]
+
+
+# What Envoy says to it
+
+LONG = "a" * 63
+TEXTS = [
+    *(
+        "",
+        " ",
+        "0",
+        "off",
+        "%",
+        "%REQ(x)%",
+        "${x}",
+        "'",
+        '"',
+        "\\",
+        "\x00",
+        "\r\nx: y",
+        "a\nb",
+        "é",
+        "\uff41",
+        "\u202e",
+    ),
+    *("x" * 1000, "(a+)+$", "1e9s", "10000000", "999999999h", "header:x", "header::path", "header:" + "x" * 128),
+    *("cookie:" + "!#$%&'*+.^_`|~-", "/", "/%00?#'\"{}", "/" + "~" * 1023, "tcp", "grpc", "65535=tcp,0=http", "all"),
+    *("consistent-hash", "latency", "round-robin", ",".join(CONDITIONS), "1ms", "24h", "5m", "100", "1000"),
+]
+
+
+def hostile_services() -> list[Json]:
+    """Each annotation with each text, at addresses and ports that others have as well, under names at their limits."""
+    keys = [row.name for row in TABLE]
+    made = []
+    for number, text in enumerate(TEXTS):
+        shifted = {key: TEXTS[(number + shift) % len(TEXTS)] for shift, key in enumerate(keys)}
+        for which, annotations in enumerate((dict.fromkeys(keys, text), shifted)):
+            ports: list[int | Json] = [
+                80,
+                443,
+                {"port": 15001},
+                {"port": 65535, "name": LONG},
+                {"port": 1, "protocol": "SCTP"},
+                80,
+            ]
+            name, namespace = f"s{number}-{which}".ljust(63, "x"), ("evil", "shop", LONG)[number % 3]
+            ips = ["10.96.0.10", "fd00::10", f"10.96.1.{number}"]
+            made.append(service(name, namespace, annotations, ports, clusterIPs=ips))
+            made.append(slice_of(name, ["10.6.6.6", "240.0.0.1", "127.0.0.1", endpoint(zone=LONG * 4)], namespace))
+    return made
+
+
+def test_envoy_takes_what_hostile_services_come_to_with_all_others(tmp_path: Path) -> None:
+    told = translated(*hostile_services(), service(), slice_of(), choices=Choices(Scope(default="cluster")))
+    found = resources(told, WEB)
+    code, said = validate(tmp_path, configuration(found))
+    assert (code, told.rejected) == (0, {}), said
+    hosts = [
+        host for one in found["routes"] for host in one["virtual_hosts"] if host["name"].startswith("shop/orders:")
+    ]
+    assert len(hosts) == 1
+    assert "orders.shop.svc.cluster.local" in hosts[0]["domains"]
