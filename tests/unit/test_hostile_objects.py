@@ -133,24 +133,7 @@ def test_a_problem_is_told_of_whoever_has_it() -> None:
 
 LONG = "a" * 63
 TEXTS = [
-    *(
-        "",
-        " ",
-        "0",
-        "off",
-        "%",
-        "%REQ(x)%",
-        "${x}",
-        "'",
-        '"',
-        "\\",
-        "\x00",
-        "\r\nx: y",
-        "a\nb",
-        "é",
-        "\uff41",
-        "\u202e",
-    ),
+    *("", " ", "0", "off", "%", "%REQ(x)%", "${x}", "'", '"', "\\", "\x00", "\r\nx: y", "a\nb", "é", "\uff41"),
     *("x" * 1000, "(a+)+$", "1e9s", "10000000", "999999999h", "header:x", "header::path", "header:" + "x" * 128),
     *("cookie:" + "!#$%&'*+.^_`|~-", "/", "/%00?#'\"{}", "/" + "~" * 1023, "tcp", "grpc", "65535=tcp,0=http", "all"),
     *("consistent-hash", "latency", "round-robin", ",".join(CONDITIONS), "1ms", "24h", "5m", "100", "1000"),
