@@ -132,6 +132,12 @@ def test_the_sidecar_waits_as_long_as_the_most_patient_probe() -> None:
     assert cluster["connect_timeout"] == "30s"
 
 
+@pytest.mark.parametrize(("written", "waits"), [(0, "1s"), (3601, "3600s")])
+def test_it_waits_between_a_second_and_an_hour(written: int, waits: str) -> None:
+    (cluster,) = overlay(build.injected(pod({**TCP, "timeoutSeconds": written})))["static_resources"]["clusters"]
+    assert cluster["connect_timeout"] == waits
+
+
 # A pod that comes back
 
 
