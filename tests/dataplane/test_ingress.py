@@ -222,13 +222,17 @@ def test_whoever_does_not_ask_is_told_nothing_and_the_applications_own_report_pa
 
 
 def test_each_port_has_a_report_of_its_own(between: Pairs) -> None:
-    for port, seconds in ((8092, 0.2), (8093, 0.0)):
+    def reported(port: int, seconds: float) -> float:
         with wire(*between["inbound"], port=port) as line:
             line.near.sendall(ASKING)
             read(line.far)
             time.sleep(seconds)
             line.far.sendall(OK)
-            assert abs(report(read(line.near, b"hi")) - seconds) < 0.1
+            return report(read(line.near, b"hi"))
+
+    # Over several connections, as each belongs to one of Envoy's threads.
+    assert min(reported(8092, 0.2) for _ in range(4)) >= 0.2
+    assert max(reported(8093, 0.0) for _ in range(4)) < 0.1
 
 
 @pytest.mark.parametrize(

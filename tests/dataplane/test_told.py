@@ -218,9 +218,9 @@ def test_latency_is_a_quarter_of_what_it_is_by_turns_where_one_of_three_is_slow(
     for balancing in ("round-robin", "least-request", "latency"):
         plane.say(*orders(replicas, load_balancing=balancing))
         eventually(partial(_is_balanced, pod, balancing), f"{balancing} is in effect")
-        load(pod, threads=4, each=100)  # so that all is weighed
-        # A neighbour's load only adds, and to the fastest by far the most: the best of three is the least told of it.
-        means[balancing] = min(mean_milliseconds(load(pod, threads=4, each=100)) for _ in range(3))
+        load(pod, threads=5, each=80, rate=200)  # so that all is weighed
+        # A neighbour's load only adds, and to the fastest by far the most: the best of five is the least told of it.
+        means[balancing] = min(mean_milliseconds(load(pod, threads=5, each=60, rate=200)) for _ in range(5))
     print(means)
     assert means["latency"] <= means["round-robin"] / 4
 

@@ -11,8 +11,7 @@ from controlplane.headers import ASKS_LOAD, LOAD_REPORT, UNPROCESSED
 from controlplane.xds.scope import Scope
 from controlplane.xds.snapshot import Caller, Kind
 from controlplane.xds.translate import Choices, Recipe
-from controlplane.xds.translated import finished
-from controlplane.xds.translated import Translated
+from controlplane.xds.translated import Translated, finished
 from tests.cluster import WEB, endpoint, node, service, slice_of, terminating, translated
 from tests.static_form import routes_of
 
@@ -152,6 +151,16 @@ def test_any_other_is_sent_again_only_where_nobody_began_it(method: str) -> None
     allowed = {"connect-failure", "refused-stream", "reset-before-request", "retriable-headers"}
     assert set(policy["retry_on"].split(",")) == allowed
     assert policy["retriable_headers"] == [{"name": UNPROCESSED, "string_match": {"exact": "true"}}]
+
+
+@pytest.mark.parametrize(
+    ("annotations", "compared"), [({}, True), ({"retries": "0"}, False), ({"retry_methods": "all"}, False)]
+)
+def test_whom_the_word_is_of_that_nobody_began_is_looked_at_only_where_it_decides(
+    annotations: dict[str, str], compared: bool
+) -> None:
+    (options,) = cluster(**annotations)["typed_extension_protocol_options"].values()
+    assert ("http_filters" in options) == compared
 
 
 def test_an_author_may_say_that_every_request_is_idempotent() -> None:
