@@ -56,7 +56,7 @@ class Operated:
     cluster: Cluster
     webhooks: list[Process] = field(default_factory=list)
     writers: list[Process] = field(default_factory=list)  # certs and the control plane
-    xds_port: int = field(default_factory=free_port)  # on loopback, where proxies are served
+    xds_port: int = field(default_factory=free_port)  # on loopback, where one of two replicas serves proxies
 
     @property
     def checkout(self) -> Path:
@@ -191,16 +191,16 @@ def _run_processes(up: Operated, stack: ExitStack) -> None:
     logs = {
         "webhook": [directory / f"webhook-{number}.log" for number in range(REPLICAS)],
         "certs": [directory / "certs.log"],
-        "controlplane": [directory / "controlplane.log"],
+        "controlplane": [directory / f"controlplane-{number}.log" for number in range(REPLICAS)],
     }
     mounts = {f"/api/v1/namespaces/{SYSTEM}/secrets/{name}": folder for name, folder in mounted.items()}
     stack.enter_context(node.joined(cluster, own, logs, mounts))
 
-    def run(account: str, package: str, *arguments: str) -> None:
+    def run(account: str, package: str, *arguments: str, number: int = 0) -> None:
         port = free_port()
         options = ["--kubeconfig", str(_kubeconfig_of(cluster, account)), "--metrics-address", "127.0.0.1"]
         command = [sys.executable, "-m", package, *arguments, *options, "--metrics-port", str(port)]
-        process = stack.enter_context(running(command, logs[package][0], cwd=CHECKOUT))
+        process = stack.enter_context(running(command, logs[package][number], cwd=CHECKOUT))
         up.writers.append(Process(process, port))
 
     cluster.kubectl("apply", "-k", str(up.checkout / "manifests" / "base"))
@@ -209,8 +209,10 @@ def _run_processes(up: Operated, stack: ExitStack) -> None:
     for folder in mounted.values():
         files = {folder / "tls.crt", folder / "tls.key"}
         eventually(lambda files=files: all(file.exists() for file in files), f"see {logs['certs'][0]}")  # type: ignore[misc]
-    discovery = ("--tls-directory", str(mounted[XDS_TLS]), "--xds-address", f"127.0.0.1:{up.xds_port}")
-    run(CONTROLPLANE, "controlplane", "serve", "--settings", str(settings), *discovery)
+    discovery = ("--settings", str(settings), "--tls-directory", str(mounted[XDS_TLS]))
+    for number, port in enumerate((up.xds_port, 0)):
+        address = f"127.0.0.1:{port}"
+        run(CONTROLPLANE, "controlplane", "serve", *discovery, "--xds-address", address, number=number)
     replicas = [stack.enter_context(replica(log, settings, mounted[TLS])) for log in logs["webhook"]]
     up.webhooks += [Process(one.process, one.metrics_port) for one in replicas]
     port = stack.enter_context(balanced(directory / "balancer.log", [one.port for one in replicas]))

@@ -170,6 +170,11 @@ def its_rights_are_listed(_: Operated) -> Promise:
     )
 
 
+def what_the_control_plane_may_watch_is_listed(_: Operated) -> Promise:
+    printed = yield
+    assert re.search(r"endpointslices.discovery.k8s.io +\[\] +\[\] +\[list watch\]", printed.stdout)
+
+
 def pods_are_listed_with_their_release(operated: Operated) -> Promise:
     printed = yield
     lines = [line.split() for line in printed.stdout.splitlines()]
@@ -228,6 +233,7 @@ PROMISES: dict[str, Callable[[Operated], Promise]] = {
     "EnvoySidecarWebhookSlow 1": three_replicas_are_ready,
     "EnvoySidecarAdmissionFailing 1": the_api_server_counts_its_failed_calls,
     "EnvoySidecarCertsFailing 1": its_rights_are_listed,
+    "EnvoySidecarWatchSilent 1": what_the_control_plane_may_watch_is_listed,
     "EnvoySidecarPublicationFailing 1": what_is_announced_is_there,
     "Upgrade 1": no_trust_is_lost,
     "Upgrade 3": pods_are_listed_with_their_release,

@@ -74,6 +74,10 @@ def last_reload(replica: str) -> str:
     return f'{WEBHOOK}_certificate_last_reload_successful{{instance="{replica}"}}'
 
 
+def silence(kind: str) -> str:
+    return f'{XDS}_watch_silence_seconds{{instance="e",kind="{kind}"}}'
+
+
 HEALTHY: Mapping[str, str] = {
     f'{WEBHOOK}_build_info{{instance="a"}}': always(1),
     f'{WEBHOOK}_build_info{{instance="b"}}': always(1),
@@ -95,6 +99,9 @@ HEALTHY: Mapping[str, str] = {
     trust("validating"): always(1),
     trust("config_maps"): always(1),
     f'{CONTROLPLANE}_bootstrap_info{{instance="e"}}': always(1),
+    f'{CONTROLPLANE}_bootstrap_info{{instance="f"}}': always(1),
+    silence("service"): always(240),
+    f'{XDS}_removal_held_back{{instance="e"}}': always(0),
     f'{CONTROLPLANE}_publication_last_success_timestamp_seconds{{instance="e"}}': growing(60),
     f'{CONTROLPLANE}_publication_refusals_total{{instance="e"}}': always(0),
     calls("0.005"): growing(101),
@@ -244,8 +251,20 @@ CASES = {
     "the caBundle does not verify what is served": differing(5, {trust("mutating"): always(0)}, "TrustMismatch"),
     "the caBundle was overwritten and put right": differing(30, {trust("mutating"): f"1x10 0x1 1x{N}"}),
     # Control plane
-    "nobody publishes bootstraps": Case(20, without(CONTROLPLANE), {"EnvoySidecarControlplaneDown"}),
-    "the control plane is rolled out": Case(10, without(CONTROLPLANE)),
+    "there is no control plane": Case(6, without(CONTROLPLANE), {"EnvoySidecarControlplaneDown"}),
+    "the control plane is away for some minutes": Case(4, without(CONTROLPLANE)),
+    "one replica of the control plane is missing": Case(
+        15, without(f'{CONTROLPLANE}_bootstrap_info{{instance="f"'), {"EnvoySidecarControlplaneReplicaMissing"}
+    ),
+    "one replica of the control plane is rolled out": differing(
+        60, {f'{CONTROLPLANE}_bootstrap_info{{instance="f"}}': f"1x20 _x5 1x{N}"}
+    ),
+    "nothing is heard of Services": differing(30, {silence("service"): growing(60)}, "WatchSilent"),
+    "the API server is away for some minutes": differing(30, {silence("service"): f"0+60x12 0x{N}"}),
+    "much is gone at once, and nobody says anything": differing(
+        10, {f'{XDS}_removal_held_back{{instance="e"}}': always(1)}, "RemovalHeldBack"
+    ),
+    "much is gone at once, as is meant": differing(30, {f'{XDS}_removal_held_back{{instance="e"}}': f"0x5 1x3 0x{N}"}),
     "no bootstrap gets published": differing(
         90,
         {f'{CONTROLPLANE}_publication_last_success_timestamp_seconds{{instance="e"}}': f"0+60x30 1800x{N}"},
