@@ -2,6 +2,8 @@
 reached, and how long it takes."""
 
 import http.client
+import json
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -17,6 +19,8 @@ from controlplane.headers import ASKS_LOAD, LOAD_REPORT, UNPROCESSED
 from tests import cluster
 from tests.apiserver.processes import eventually
 from tests.build import operator
+from tests.dataplane.container import CHECKOUT
+from tests.dataplane.exchange import exchange, request
 from tests.dataplane.lab import Lab, Pod, application, asks, lab, manifest
 from tests.dataplane.load import load
 from tests.dataplane.network import Family
@@ -188,3 +192,31 @@ def test_what_an_application_claims_of_itself_its_caller_never_hears(
     _, names = caller[0].call(lambda: headers("GET", "/", "orders"))
     assert UNPROCESSED not in names
     assert (LOAD_REPORT in names) == (balancing != "latency")
+
+
+# What passes a sidecar passes one that is told as well
+
+
+def test_upgrades_tunnels_and_bodies_pass(node: Lab, caller: Caller) -> None:
+    pod = started(node, "echo", container=application("echo.py", "8080", readinessProbe=asks(8080)))
+    tell(caller, "orders", [pod])
+
+    def sent(*lines: str) -> bytes:
+        answer = caller[0].call(lambda: exchange(CLUSTER_IP, 80, request(*lines, "Host: orders")))
+        return answer.head.split(b"\r\n")[0] + b" " + answer.body.split(b"\r\n")[0]
+
+    assert sent("GET / HTTP/1.1", "Connection: Upgrade", "Upgrade: websocket").startswith(b"HTTP/1.1 101 ")
+    assert sent("CONNECT orders:80 HTTP/1.1").startswith(b"HTTP/1.1 200 OK CONNECT orders:80")
+    assert sent("PUT /a/../b HTTP/1.1", "Content-Length: 0") == b"HTTP/1.1 200 OK PUT /a/../b HTTP/1.1"
+
+
+def test_grpc_calls_of_every_kind_pass(node: Lab, caller: Caller) -> None:
+    server = application("grpc_app.py", "serve", "8080", readinessProbe={"tcpSocket": {"port": 8080}})
+    tell(caller, "orders", [started(node, "grpc", container=server)], load_balancing="latency")
+    program = str(CHECKOUT / "tests" / "dataplane" / "grpc_app.py")
+    made = caller[0].container("app").execute([sys.executable, program, "call", CLUSTER_IP, "80"])
+    assert made.returncode == 0, made.stderr
+    seen = json.loads(made.stdout)
+    assert seen["streamed"] == ["0!", "1!", "2!", "3!", "4!"]
+    assert seen["failing"][0] == "FAILED_PRECONDITION"
+    assert not [name for name in (UNPROCESSED, LOAD_REPORT, ASKS_LOAD) if name in made.stdout]
