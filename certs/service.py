@@ -4,22 +4,17 @@ It looks once a period by the clock on the wall, and at once when something that
 tried again, later each time, up to the period; it is told and counted, and never ends the process.
 """
 
-import http.server
 import logging
 import random
 import signal
-import socket
-import socketserver
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http import HTTPStatus
 
 from certs.kube import REASONS, WATCHED, ConflictError, Kube, KubeError
 from certs.logs import log, tell
-from certs.metrics import CONTENT_TYPE, Metrics
+from certs.metrics import Metrics
+from certs.pages import Pages, serving
 from certs.rounds import Keeper, settle
 from certs.steps import Step
 
@@ -127,43 +122,15 @@ def run(service: Service, address: str, port: int) -> None:
     """Runs until SIGTERM or SIGINT. Raises OSError if the port cannot be had."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: service.stop())
-    with _pages(service, address, port) as bound:
+    with serving(_pages(service), address, port) as bound:
         tell("running", {"metrics_port": bound, "period_seconds": service.period})
         service.run()
     tell("stopped", {})
 
 
-@contextmanager
-def _pages(service: Service, address: str, port: int) -> Iterator[int]:
-    pages: dict[str, Callable[[], tuple[bool, bytes]]] = {
+def _pages(service: Service) -> Pages:
+    return {
         "/metrics": lambda: (True, service.metrics.page()),
         "/healthz": lambda: (service.healthy, b""),
         "/readyz": lambda: (service.ready, b""),
     }
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        timeout = 5  # seconds that a client may take
-
-        def do_GET(self) -> None:
-            page = pages.get(self.path.partition("?")[0])
-            good, body = page() if page else (False, b"")
-            missing = HTTPStatus.SERVICE_UNAVAILABLE if page else HTTPStatus.NOT_FOUND
-            self.send_response(HTTPStatus.OK if good else missing)
-            self.send_header("Content-Type", CONTENT_TYPE if body else "text/plain")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            """Nothing: a scrape is no event."""
-
-    class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
-        daemon_threads = True
-        address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
-
-    with Server((address, port), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True, name="pages").start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()

@@ -6,7 +6,6 @@ Whoever reaches the port gets a few threads for a few seconds: a kubelet that fi
 import socket
 import sys
 import threading
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -106,12 +105,14 @@ class Bounded(ThreadingHTTPServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         """In the thread that accepts."""
         with self._lock:
-            same = Counter(host for host, _ in self._open.values())[client_address[0]]
-            if len(self._open) >= AT_A_TIME or same >= OF_ONE_ADDRESS:
-                super().shutdown_request(request)
-                return
-            self._open[request] = client_address[0], monotonic()
-        super().process_request(request, client_address)
+            same = sum(host == client_address[0] for host, _ in self._open.values())
+            crowded = len(self._open) >= AT_A_TIME or same >= OF_ONE_ADDRESS
+            if not crowded:
+                self._open[request] = client_address[0], monotonic()
+        if crowded:
+            super().shutdown_request(request)
+        else:
+            super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
         """In the thread that has served it."""
@@ -122,10 +123,10 @@ class Bounded(ThreadingHTTPServer):
     def service_actions(self) -> None:
         """Twice a second: whoever reads from the socket, or writes, finds that it is over."""
         with self._lock:
-            old = [request for request, (_, since) in self._open.items() if since + SECONDS < monotonic()]
-            for request in old:
-                with suppress(OSError):
-                    request.shutdown(socket.SHUT_RDWR)
+            for request, (_, since) in self._open.items():
+                if since + SECONDS < monotonic():
+                    with suppress(OSError):
+                        request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Of clients that leave in the middle there is nothing to say."""
