@@ -14,6 +14,9 @@ TRUST_CONFIG_MAP = "envoy-sidecar-ca"
 TRUST = "/etc/envoy-sidecar-ca"  # where it is mounted, with `ca.crt`
 AUDIENCE = "envoy-sidecar-controlplane"
 TOKEN = "/var/run/secrets/envoy-sidecar"  # noqa: S105  a path, with `token`
+# The kubelet's symlink to what is mounted now. When it moves, those beside it to single files may not be there yet, and
+# Envoy does not look twice.
+_MOUNTED = "..data"
 FETCH_SECONDS = 1  # that a start waits for each of clusters and listeners; traffic passes without them
 
 _HTTP = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -94,7 +97,7 @@ def secrets(way: Way) -> dict[str, Json]:
                     "envoy.extensions.transport_sockets.tls.v3.Secret",
                     name="ca",
                     validation_context={
-                        "trusted_ca": {"filename": f"{way.trust}/ca.crt"},
+                        "trusted_ca": {"filename": f"{way.trust}/{_MOUNTED}/ca.crt"},
                         "watched_directory": {"path": way.trust},
                     },
                 )
@@ -107,7 +110,7 @@ def secrets(way: Way) -> dict[str, Json]:
                     name="token",
                     generic_secret={
                         "secret": {
-                            "filename": f"{way.token}/token",
+                            "filename": f"{way.token}/{_MOUNTED}/token",
                             "watched_directory": {"path": way.token},
                         }
                     },

@@ -24,7 +24,7 @@ _USES = {
     "inbound": "what it receives",
     "opaque-outbound": "what it sends as plain TCP",
     "opaque-inbound": "what it receives as plain TCP",
-    "metrics": "GET /stats/prometheus",
+    "metrics": "GET /stats/prometheus and /stats/destinations",
     "ready": "GET /ready, and /drain for the hook at the pod's end",
     "explicit": "HTTP and CONNECT, from an application that is pointed at it",
     "probes": "GET of the paths that stand for TCP probes",
