@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve = commands.add_parser(
         "serve",
-        help="keep the bootstrap ConfigMaps in every opted-in namespace",
+        help="tell sidecars where Services are, and keep their bootstrap in every opted-in namespace",
         description=SERVE,
         epilog=SERVE_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -68,8 +68,7 @@ def render(place: Path, pod: Key, settings: Settings) -> int:
     print(json.dumps({titles[kind]: list(found.values()) for kind, found in resources.items()}, indent=1))
     _warn([f"{about}: {why}" for (_, about), why in snapshot.rejected.items()])
     _warn([f"{problem.about}: {problem.message}" for problem in explain.problems(mesh)])
-    if pod not in mesh.workloads:
-        _warn([f"Pod {pod}: not in {place}: on no node, declares no upstreams"])
+    _warn(_missing(mesh, place, pod))
     return OK
 
 
@@ -82,7 +81,11 @@ def tell_of_calls(place: Path, pod: Key, page: str, settings: Settings) -> int:
     """The same of what the pod has called: `page` is its sidecar's /stats/destinations, a file, or - for stdin."""
 
     def sentences(of: Translated, choices: Choices, by: Caller) -> list[str]:
-        return explain.calls(of, choices, by, destinations.read(_text(page)))
+        text = _text(page)
+        try:
+            return explain.calls(of, choices, by, destinations.read(text))
+        except ValueError:
+            raise ValueError(f"{page}: is not what a sidecar has at :15090/stats/destinations") from None
 
     return _say(place, pod, settings, sentences)
 
@@ -95,7 +98,16 @@ def _say(place: Path, pod: Key, settings: Settings, about: Callable[[Translated,
     except (DiskError, ValueError) as error:
         return _unusable(error)
     print("\n".join(line if line.startswith(" ") else fill(line, WIDTH, subsequent_indent="  ") for line in sentences))
+    _warn(_missing(mesh, place, pod))
     return OK
+
+
+def _missing(mesh: Mesh, place: Path, pod: Key) -> list[str]:
+    """What an answer is worth little without: most often it is the wrong file."""
+    found = [] if any(mesh.services.values()) else [f"no Service is in {place}"]
+    if pod not in mesh.workloads:
+        found.append(f"Pod {pod}: not in {place}: on no node, declares no upstreams")
+    return found
 
 
 def _text(page: str) -> str:

@@ -59,6 +59,8 @@ def of_disk(settings: Settings, options: argparse.Namespace) -> int:
     logs.log_to_stderr()
     stopping, registry = threading.Event(), _registry()
     try:
+        if not options.manifests.exists():  # later it is only said: it may come back
+            raise ValueError(f"{options.manifests}: no such file or folder")
         tls = options.tls_directory
         place = Place(address=options.xds_address or LOOPBACK, tls=tls, review=believe if tls else None)
         part = proxies.of_disk(options.manifests, place, choices_of(settings), registry)

@@ -84,7 +84,7 @@ class Proxies:
         self._discovery = Discovery(place, Metrics(registry))
         self._worlds, self._report = Worlds(self._discovery.publish, choices), report
         self.feed = Feed(self._take)
-        self._holding, self._looked_at = "", Mesh()
+        self._holding, self._unread, self._looked_at = "", "", Mesh()
         self._names: tuple[Mesh, bytes] | None = None
         self._counts = Counts(registry)
         self._counts.follow(self.feed)
@@ -142,8 +142,10 @@ class Proxies:
         )
 
     def unreadable(self, error: DiskError) -> None:
-        """A file cannot be read; what was known stays."""
-        _LOG.warning("manifests not read", extra={"facts": {"problem": str(error)[:300]}})
+        """A file cannot be read; what was known stays. Said once, for it is tried ten times a second."""
+        former, self._unread = self._unread, str(error)
+        if self._unread != former:
+            _LOG.warning("manifests not read", extra={"facts": {"problem": self._unread[:300]}})
 
     def _take(self, mesh: Mesh) -> None:
         former, self._holding = self._holding, self.feed.holding

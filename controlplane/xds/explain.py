@@ -1,7 +1,7 @@
 """In words: where a request from a pod to a host would go, under which policy, and why. Says what `translate` does."""
 
 from collections.abc import Iterator, Sequence
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from controlplane.xds import destinations, endpoints, routes, scope
 from controlplane.xds.destinations import Called
@@ -76,9 +76,17 @@ def _missing(choices: Choices, by: Caller, service: Service) -> str:
 
 def _host(url: str) -> tuple[str, int]:
     parts = urlsplit(url if "//" in url else f"//{url}", scheme="http")
-    if not parts.hostname:
+    port = _port(parts)
+    if not parts.hostname or port is None:
         raise ValueError(f"{url!r}: use a host and port, such as orders:80")
-    return parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+    return parts.hostname, port
+
+
+def _port(parts: SplitResult) -> int | None:
+    try:
+        return parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        return None
 
 
 def _place(by: Caller) -> str:

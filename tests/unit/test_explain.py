@@ -99,7 +99,7 @@ def test_an_annotation_that_decides_is_named() -> None:
     assert "Timeout: 2s (envoy-sidecar.io/timeout)." in said
 
 
-@pytest.mark.parametrize("url", ["", "http://", "//:80"])
+@pytest.mark.parametrize("url", ["", "http://", "//:80", "orders:eighty", "orders:99999"])
 def test_what_is_no_host_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="use a host and port"):
         told(translated(), url)
@@ -201,7 +201,9 @@ def test_what_a_pod_calls_is_read_from_its_page(manifests: Path, capsys: pytest.
     assert 'envoy-sidecar.io/upstreams: "orders.shop"' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("text", "problem"), [(None, "No such file"), ("nothing of the sort {", "controlplane: ")])
+@pytest.mark.parametrize(
+    ("text", "problem"), [(None, "No such file"), ("a 1 b c {", "page: is not what a sidecar has")]
+)
 def test_a_page_that_cannot_be_read_is_refused(
     manifests: Path, text: str | None, problem: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -210,6 +212,16 @@ def test_a_page_that_cannot_be_read_is_refused(
         page.write_text(text)
     assert main(["explain", "-f", str(manifests), "--node", "accounts/a-1", "--calls", str(page)]) == 2
     assert problem in capsys.readouterr().err
+
+
+def test_an_answer_from_the_wrong_file_says_what_is_missing_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pods.yaml").write_text("kind: Deployment\n")
+    assert main(["explain", "-f", str(tmp_path / "pods.yaml"), "--node", "shop/web-1", "orders"]) == 0
+    said = capsys.readouterr().err
+    assert "warning: no Service is in " in said
+    assert "warning: Pod shop/web-1: not in " in said
 
 
 def test_a_file_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:

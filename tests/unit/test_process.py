@@ -120,6 +120,21 @@ def test_beyond_loopback_nothing_is_served_without_tls(manifests: Path) -> None:
     assert "by TLS and for a token only" in done.stderr
 
 
+def test_manifests_that_are_nowhere_are_refused(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "controlplane", "serve", "--from", str(tmp_path / "misspelt.yaml")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, "misspelt.yaml: no such file or folder" in done.stderr) == (2, True)
+
+
+def test_manifests_that_cannot_be_read_are_said_once_and_read_when_they_can(serving: Serving, manifests: Path) -> None:
+    eventually(lambda: serving.ask("/readyz")[0] == 200, "ready", seconds=30)
+    manifests.write_text("a: [b")
+    eventually(lambda: "manifests not read" in serving.log.read_text(), "it is said", seconds=30)
+    say(manifests, *(service(f"s{n}", annotations={"retries": "x"}) for n in range(20)))
+    eventually(lambda: serving.metric("xds_problems") == 20, "it is read again", seconds=30)
+    assert serving.log.read_text().count("manifests not read") == 1
+
+
 def test_clients_that_speak_no_tls_and_leave_in_the_middle_fill_no_log(tmp_path: Path, manifests: Path) -> None:
     """A line for each from gRPC's own log, seen: 24,000 in 12 s; and 25 for each that left a page half read."""
     mounted.renew(tmp_path / "tls")
