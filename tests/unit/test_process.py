@@ -18,7 +18,10 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from controlplane import monitoring
+from controlplane import monitoring, proxies
+from controlplane.xds.disk import DiskError
+from controlplane.xds.service import Place
+from controlplane.xds.translate import Choices
 from tests import mounted
 from tests.apiserver.processes import eventually
 from tests.cluster import service, slice_of
@@ -126,13 +129,11 @@ def test_manifests_that_are_nowhere_are_refused(tmp_path: Path) -> None:
     assert (done.returncode, "misspelt.yaml: no such file or folder" in done.stderr) == (2, True)
 
 
-def test_manifests_that_cannot_be_read_are_said_once_and_read_when_they_can(serving: Serving, manifests: Path) -> None:
-    eventually(lambda: serving.ask("/readyz")[0] == 200, "ready", seconds=30)
-    manifests.write_text("a: [b")
-    eventually(lambda: "manifests not read" in serving.log.read_text(), "it is said", seconds=30)
-    say(manifests, *(service(f"s{n}", annotations={"retries": "x"}) for n in range(20)))
-    eventually(lambda: serving.metric("xds_problems") == 20, "it is read again", seconds=30)
-    assert serving.log.read_text().count("manifests not read") == 1
+def test_what_cannot_be_read_ten_times_a_second_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    part = proxies.of_disk(tmp_path, Place(address="127.0.0.1:0"), Choices(), CollectorRegistry())
+    for problem in ("gone", "gone", "no YAML", "gone"):
+        part.unreadable(DiskError(problem))
+    assert [one.facts["problem"] for one in caplog.records] == ["gone", "no YAML", "gone"]  # type: ignore[attr-defined]
 
 
 def test_clients_that_speak_no_tls_and_leave_in_the_middle_fill_no_log(tmp_path: Path, manifests: Path) -> None:
