@@ -10,10 +10,13 @@ import grpc
 import pytest
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 
+from controlplane.process import STOP_SECONDS
+from controlplane.xds.door import STREAMS_PER_POD
 from controlplane.xds.snapshot import Kind
 from tests import cluster as build
 from tests.apiserver import control_plane
 from tests.apiserver.account import SYSTEM, sign_in
+from tests.apiserver.admissions import MEASURED
 from tests.apiserver.cluster import Cluster, Object
 from tests.apiserver.discovery import ControlPlane, run_pod, serving, token_of
 from tests.apiserver.installation import Installation
@@ -24,7 +27,6 @@ from tests.proxies import Proxy, call, channel, connected, refusal
 CDS, EDS, LDS, RDS = Kind
 SERVICES = 20
 STORM = 100  # rounds of a change of every Service
-STORM_SECONDS = 10.0
 SECONDS = 60.0
 
 
@@ -135,15 +137,46 @@ def test_a_storm_of_changes_ends_with_what_the_api_server_has_and_nothing_is_tol
             seconds = await asyncio.to_thread(storm)
             await knows(proxy, kubernetes, place)
             pushes = [it for it in proxy.responses[first:] if it.type_url == EDS]
-            record_property("seconds", round(seconds, 1))
-            record_property("pushes", len(pushes))
+            line = f"{STORM * SERVICES} endpoint changes in {seconds:.1f} s: {len(pushes)} pushes to a proxy"
+            record_property(MEASURED, f"{line}, the control plane's memory {plane.memory() - before:+.1f} MiB")
             versions = [(it.name, it.version) for push in pushes for it in push.resources]
             assert len(versions) == len(set(versions)) <= STORM * SERVICES
 
     run(story())
-    grown = plane.memory() - before
-    record_property("MiB", round(grown, 1))
-    assert not grown > 32
+    assert not plane.memory() - before > 32
+
+
+def test_a_replica_that_stops_hands_its_proxies_over_bit_by_bit_and_another_tells_them_nothing_new(
+    installation: Installation, plane: ControlPlane, place: str, tmp_path: Path
+) -> None:
+    cluster = installation.cluster
+    kubeconfig = sign_in(cluster, "envoy-sidecar-controlplane").kubeconfig
+
+    async def story(leaving: ControlPlane, token: str) -> None:
+        async with AsyncExitStack() as stack:
+            proxies = [
+                await stack.enter_async_context(connected(leaving.port, f"web-1.{place}", leaving.ca, token))
+                for _ in range(STREAMS_PER_POD)
+            ]
+            for proxy in proxies:
+                await proxy.ask(CDS)
+                await knows(proxy, cluster, place)
+            leaving.process.terminate()
+            begun = monotonic()
+            ends = [(await proxy.call.code(), monotonic() - begun) for proxy in proxies]
+            assert {code for code, _ in ends} == {grpc.StatusCode.UNAVAILABLE}
+            assert ends[-1][1] - ends[0][1] > STOP_SECONDS / 2
+            assert await asyncio.to_thread(leaving.process.wait, STOP_SECONDS) == 0
+        async with connected(plane.port, f"web-1.{place}", plane.ca, token) as moved:
+            for kind in (CDS, EDS):
+                held = proxies[0].holds[kind]
+                await moved.ask(kind, *(held if kind == EDS else ()), initial_resource_versions=held)
+            await moved.ask(EDS, "nobody/knows:80")  # which is answered, after all that there is to say
+            await until(lambda: bool(moved.responses))
+            assert [it.name for push in moved.responses for it in push.resources] == []
+
+    with serving(kubeconfig, tmp_path / "leaving") as leaving:
+        run(story(leaving, token_of(cluster, place, "web-1")))
 
 
 def test_an_api_server_that_is_away_changes_nothing_but_that_nobody_unknown_is_let_in(tmp_path: Path) -> None:
