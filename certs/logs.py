@@ -50,6 +50,7 @@ def start(line_format: Literal["json", "text"]) -> None:
 
 
 def tell(event: str, facts: Mapping[str, Fact], level: int = logging.INFO) -> None:
+    """Logs one event with its facts."""
     log.log(level, event, extra={"facts": facts})
 
 

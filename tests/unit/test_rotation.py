@@ -11,7 +11,7 @@ from certs.authority import issue_ca, issue_leaf
 from certs.bundle import Bundle, Validity
 from certs.objects import CONFIGURATIONS, Installation, Target
 from certs.rotation import Lifetimes, plan, renewal
-from certs.state import Authority, Leaf, Observed, Retired, Trust, covers, decode, encode, render
+from certs.state import Authority, Leaf, Observed, Retired, Trust, covers, decode, decode_leaf, encode, render
 from certs.steps import Change, Introduce, Issue, Publish, Step
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -205,6 +205,13 @@ def test_a_retired_ca_is_trusted_until_its_last_certificate_has_ended() -> None:
     assert step.authority.retired == (Retired(ca().certificate, NOW + LIFETIMES.leaf),)
 
 
+def test_a_retired_ca_is_trusted_until_what_is_served_has_ended_though_lifetimes_were_longer_once() -> None:
+    served = issue_leaf(ca(), INSTALLATION.leaves[WEBHOOK], Validity.starting(NOW, 60 * DAY))
+    (step,) = planned(observed(WAITING, leaves=(leaf(served, steady=LONG),)))
+    assert isinstance(step, Change)
+    assert step.authority.retired == (Retired(ca().certificate, NOW + 60 * DAY),)
+
+
 def test_a_retired_ca_is_not_trusted_longer_than_it_is_valid() -> None:
     ending = replace(WAITING, signing=OLD)
     (step,) = planned(observed(ending, leaves=(leaf(signed(OLD)),)), NOW + 50 * DAY)
@@ -345,6 +352,22 @@ def test_what_cannot_be_read_is_as_if_it_were_absent_and_is_told(spoilt: str, by
     found, problem = decode(encode(stored) | {spoilt: by})
     assert spoilt in problem
     assert found != stored
+
+
+def test_a_servers_pair_comes_back_as_it_was_stored() -> None:
+    bundle = signed(ca())
+    assert decode_leaf({"tls.crt": bundle.certificate, "tls.key": bundle.key}) == (bundle, "")
+
+
+@pytest.mark.parametrize(
+    ("stored", "problem"),
+    [
+        ({}, "is empty"),
+        ({"tls.crt": ca().certificate, "tls.key": ca("x").key}, "tls.crt and tls.key are no matching pair"),
+    ],
+)
+def test_a_servers_pair_that_is_none_is_told(stored: dict[str, bytes], problem: str) -> None:
+    assert decode_leaf(stored) == (None, problem)
 
 
 def test_a_certificate_that_is_no_ca_cannot_sign() -> None:
