@@ -22,7 +22,7 @@ _OF_A_CLUSTER = (
     r"lb_healthy_panic",
     r"membership_(healthy|total)",
     r"outlier_detection\.ejections_(active|enforced_total)",
-    r"ssl\.(connection_error|fail_.*|handshake)",
+    r"ssl\.(connection_error|fail_.*|handshake|versions\..*)",
     r"upstream_cx_(active|connect_fail|connect_timeout|destroy_remote_with_active_rq|overflow|total)",
     r"upstream_cx_[rt]x_bytes_total",
     r"upstream_rq_([1-5]xx|active|completed|pending_active|pending_overflow|per_try_timeout|time|timeout|total)",
