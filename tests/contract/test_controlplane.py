@@ -1,6 +1,7 @@
 """The control plane in the cluster: what it is given, and under which name sidecars find it, is what the code says."""
 
 from collections.abc import Iterator
+from pathlib import PurePath
 
 import pytest
 
@@ -71,10 +72,11 @@ def test_sidecars_ask_for_that_name_and_port() -> None:
 
 
 def test_they_trust_what_certs_publishes() -> None:
-    (name, file) = (discovery.TRUST_CONFIG_MAP, "ca.crt")
-    assert (name, file) == (objects.CONFIG_MAP, objects.CONFIG_MAP_KEY)
-    secret = discovery.secrets(discovery.way("host:1"))["ca.json"]
-    assert f"{discovery.TRUST}/{file}" in repr(secret)
+    (secret,) = discovery.secrets(discovery.way("host:1"))["ca.json"]["resources"]
+    file = PurePath(secret["validation_context"]["trusted_ca"]["filename"])
+    assert discovery.TRUST_CONFIG_MAP == objects.CONFIG_MAP
+    assert file.is_relative_to(discovery.TRUST)
+    assert file.name == objects.CONFIG_MAP_KEY
 
 
 def test_no_port_is_renumbered_on_the_way_for_a_headless_service_cannot() -> None:
