@@ -80,6 +80,22 @@ def the_log_is_shown(_: Operated) -> Promise:
     assert '"event":"serving"' in printed.stdout
 
 
+def all_workloads_would_have_a_sidecar(_: Operated) -> Promise:
+    printed = yield
+    assert "Deployment shop/web" in printed.stdout
+    assert " rejected" not in printed.stdout
+
+
+def the_application_goes_on_without(operated: Operated) -> Promise:
+    yield
+    eventually(lambda: operated.runs(sidecars=False), "the application runs without sidecars")
+
+
+def the_application_has_sidecars(operated: Operated) -> Promise:
+    yield
+    eventually(lambda: operated.runs(sidecars=True), "the application runs with sidecars")
+
+
 def pods_start_though_the_webhook_hangs(operated: Operated) -> Promise:
     with operated.hanging():
         assert "failed calling webhook" in operated.ask_for_pod().stderr
@@ -220,6 +236,10 @@ def nothing_of_ours_is_left(operated: Operated) -> Promise:
 PROMISES: dict[str, Callable[[Operated], Promise]] = {
     "What runs 1": it_works,
     "What runs 2": the_log_is_shown,
+    "Roll it out 1": all_workloads_would_have_a_sidecar,
+    "Roll it out 3": the_application_has_sidecars,
+    "Roll it out 4": the_application_goes_on_without,
+    "Roll it out 5": the_application_has_sidecars,
     "Break the glass 1": pods_start_though_the_webhook_hangs,
     "Break the glass 2": sidecars_come_back,
     "Break the glass 3": pods_without_a_sidecar_are_found_and_replaced,
