@@ -39,7 +39,8 @@ def answer(body: bytes) -> Document | None:
     assert in_one_pass.uid == parsed.uid
     assert (in_one_pass.pod or pods.decode(parsed.object)) == pods.decode(parsed.object)
     if isinstance(outcome, Injected):
-        patched = jsonpatch.apply_patch(json.loads(bytes(parsed.object)), json.loads(outcome.patch))
+        as_go_reads_it = bytes(parsed.object).decode(errors="replace")
+        patched = jsonpatch.apply_patch(json.loads(as_go_reads_it), json.loads(outcome.patch))
         again = injection.inject(json.dumps(patched).encode(), "privileged", build.DEFAULTS)
         assert isinstance(again, Unchanged)
     response: Document = json.loads(review.respond(parsed, outcome, build.DEFAULTS.hash))["response"]
@@ -111,6 +112,10 @@ def test_ten_thousand_levels_of_nesting_are_answered() -> None:
     for field in (b'"spec":', b'"spec":{"containers":[{"name":"a"}],"x":', b'"x":'):
         body = json.dumps(build.review()).encode().replace(b'"spec":', field + deep + b',"y":', 1)
         answer(body)
+
+
+def test_bytes_that_are_no_text_are_answered_where_nothing_is_read() -> None:
+    assert answer(json.dumps(build.review()).encode().replace(b"registry.example/app", b"registry.example/\x80"))
 
 
 def test_duplicate_keys_are_answered() -> None:
