@@ -9,6 +9,7 @@ import asyncio
 import heapq
 import ssl
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from socket import SO_RCVBUF, SOL_SOCKET, socket
@@ -65,10 +66,16 @@ class Listener:
         return len(self._opened.all) + len(self._handshakes)
 
     def close(self) -> None:
-        """Accepts nothing more. Who is in a handshake may end it."""
+        """Accepts whoever waits already, and refuses the next. Who is in a handshake may end it."""
+        if self._socket.fileno() < 0:
+            return
         if self._resuming is not None:
             self._resuming.cancel()
         self._loop.remove_reader(self._socket)
+        with suppress(OSError):  # when nobody waits any more
+            while True:
+                self._take(self._socket.accept()[0])
+        self._socket.close()
 
     async def wait_closed(self) -> None:
         """Ends the handshakes that are left."""
@@ -95,9 +102,12 @@ class Listener:
                 return None
             except OSError:  # no descriptor is left, in this process or on the machine
                 return self._pause()
-            accepted.setblocking(False)
-            self._handshakes[self._loop.create_task(self._open(accepted))] = self._loop.time()
+            self._take(accepted)
         return None
+
+    def _take(self, accepted: socket) -> None:
+        accepted.setblocking(False)
+        self._handshakes[self._loop.create_task(self._open(accepted))] = self._loop.time()
 
     def _make_room(self) -> bool:
         """For somebody who waits; he is accepted in the next turn."""

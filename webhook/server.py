@@ -37,7 +37,8 @@ BACKLOG = 1024  # connections that wait for their handshake: a rollout opens man
 MONITORING = Limits(connections=64, handshakes=64, handshake_seconds=1)  # Prometheus and the kubelet
 RESERVED = 256  # descriptors that are not for connections of admissions
 LOOK_SECONDS = 1  # between two looks at the certificate's files and at slow clients
-LAST_CALL_SECONDS = 1  # for connections in use to be closed by an answer rather than between two requests
+# For those who were accepted to send a request, and for connections in use to end with an answer, not between two.
+LAST_CALL_SECONDS = 1
 NAMES_WITHOUT_CA = "server.clientNames: need a server.clientCaFile or --client-ca; without it nobody's name is known"
 OK, UNUSABLE = 0, 2  # exit codes
 
@@ -140,15 +141,18 @@ class _Server(uvicorn.Server):
             app_state={},
         )
         opened = Open(create, self.server_state.connections)
-        self.servers = [self._listen(one, opened) for one in sockets or ()]  # type: ignore[misc]
+        self.listeners = [self._listen(one, opened) for one in sockets or ()]
+        self.servers = self.listeners  # type: ignore[assignment]
         self.started = True
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
-    def close_after_answers(self) -> None:
-        """From now on every answer says `Connection: close`."""
+    def last_call(self) -> None:
+        """From now on nobody is accepted any more, and every answer says `Connection: close`."""
+        for listener in self.listeners:
+            listener.close()
         self.config.encoded_headers.append((b"connection", b"close"))
         self.server_state.default_headers.append((b"connection", b"close"))
 
@@ -226,13 +230,13 @@ class _Process:
         self._state.stopping = True
         _LOG.info("stopping", extra={"facts": {"grace_seconds": self._settings.server.shutdown_grace_seconds}})
         await asyncio.sleep(self._settings.server.shutdown_grace_seconds)
-        self._admissions.close_after_answers()
+        self._admissions.last_call()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._no_connections(), LAST_CALL_SECONDS)
         self._admissions.should_exit = self._monitoring.should_exit = True
 
     async def _no_connections(self) -> None:
-        while self._admissions.server_state.connections:  # noqa: ASYNC110
+        while any(map(len, self._admissions.listeners)):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
     async def _look(self) -> None:

@@ -309,6 +309,18 @@ def test_a_request_in_flight_is_answered_before_the_end(tmp_path: Path) -> None:
         assert end(server) == 0
 
 
+def test_who_was_accepted_before_the_end_is_answered_though_his_request_comes_after_nobody_else_is(
+    tmp_path: Path,
+) -> None:
+    with serving(tmp_path, "server: {shutdownGraceSeconds: 0}") as server, server.connect() as connection:
+        server.process.send_signal(signal.SIGTERM)
+        eventually(lambda: not accepts(server.port), "it no longer listens")
+        connection.sendall(HEAD + REVIEW.encode())
+        answer = receive(connection)
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert end(server) == 0
+
+
 def accepts(port: int) -> bool:
     try:
         socket.create_connection(("localhost", port)).close()
