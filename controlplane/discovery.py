@@ -110,7 +110,9 @@ def secrets(way: Way) -> dict[str, Json]:
                     name="token",
                     generic_secret={
                         "secret": {
-                            "filename": f"{way.token}/{_MOUNTED}/token",
+                            # Of such a secret Envoy watches the folder of the file, whatever is said to be watched: by
+                            # the symlink it would never see the next token. The first is there before any container.
+                            "filename": f"{way.token}/token",
                             "watched_directory": {"path": way.token},
                         }
                     },
