@@ -37,7 +37,7 @@ BACKLOG = 1024  # connections that wait for their handshake: a rollout opens man
 MONITORING = Limits(connections=64, handshakes=64, handshake_seconds=1)  # Prometheus and the kubelet
 RESERVED = 256  # descriptors that are not for connections of admissions
 LOOK_SECONDS = 1  # between two looks at the certificate's files and at slow clients
-# For those who were accepted to send a request, and for connections in use to end with an answer, not between two.
+# For those who were accepted to send a request.
 LAST_CALL_SECONDS = 1
 NAMES_WITHOUT_CA = "server.clientNames: need a server.clientCaFile or --client-ca; without it nobody's name is known"
 OK, UNUSABLE = 0, 2  # exit codes
@@ -149,10 +149,13 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
-    def last_call(self) -> None:
-        """From now on nobody is accepted any more, and every answer says `Connection: close`."""
+    def accept_nobody(self) -> None:
+        """From now on connections are refused."""
         for listener in self.listeners:
             listener.close()
+
+    def close_after_answers(self) -> None:
+        """From now on every answer says `Connection: close`."""
         self.config.encoded_headers.append((b"connection", b"close"))
         self.server_state.default_headers.append((b"connection", b"close"))
 
@@ -226,11 +229,14 @@ class _Process:
         self._stop.set()
 
     async def _leave(self) -> None:
-        """Unready; a time in which endpoints are updated everywhere; then no connection is kept."""
+        """Unready, and connections end with an answer, for as long as endpoints are updated everywhere. The more of
+        them have ended so, the fewer are closed between two requests, where the client may be sending the next.
+        """
         self._state.stopping = True
+        self._admissions.close_after_answers()
         _LOG.info("stopping", extra={"facts": {"grace_seconds": self._settings.server.shutdown_grace_seconds}})
         await asyncio.sleep(self._settings.server.shutdown_grace_seconds)
-        self._admissions.last_call()
+        self._admissions.accept_nobody()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._no_connections(), LAST_CALL_SECONDS)
         self._admissions.should_exit = self._monitoring.should_exit = True
