@@ -72,7 +72,10 @@ def cluster(way: Way, *, dual: bool) -> Json:
             "name": "envoy.cluster.dns",
             "typed_config": config(
                 "envoy.extensions.clusters.dns.v3.DnsCluster",
-                dns_refresh_rate="5s",
+                # Six questions each time, with three search domains and two families; thousands of sidecars ask.
+                dns_refresh_rate="30s",
+                dns_jitter="5s",
+                dns_failure_refresh_rate={"base_interval": "1s", "max_interval": "30s"},
                 dns_lookup_family="ALL" if dual else "V4_ONLY",
             ),
         },
