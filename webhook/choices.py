@@ -18,7 +18,7 @@ from webhook.pod import INJECT_LABEL, MARKERS, PREFIX
 from webhook.settings import AccessLog, Form, LogLevel, Mode, Settings
 from webhook.values import Percent, Ports, Quantity, did_you_mean, quote
 
-MAX_VALUE = 16 * 1024  # characters; 128 entries of the longest kind fit twice
+MAX_VALUE = 16 * 1024  # characters; 128 entries of the longest kind fit: NAME.NAMESPACE, of 127
 MAX_DESCRIBED = 16  # unknown keys that are told one by one: looking for the nearest right one takes 0.3 ms each
 
 

@@ -262,6 +262,11 @@ def test_a_quote_in_an_annotation_cannot_break_the_patch() -> None:
     assert status["message"].isprintable()
 
 
+def test_128_services_of_the_longest_names_are_as_many_as_a_list_may_hold() -> None:
+    longest = [f"{number:03}{'s' * 60}.{'n' * 63}" for number in range(128)]
+    assert response(build.pod({"upstreams": ",".join(longest)}))["allowed"] is True
+
+
 def test_200_kb_of_annotations_are_answered() -> None:
     document = build.pod({"example.com/blob": "x" * 200_000, "upstreams": "y" * 200_000})
     message = response(document)["status"]["message"]
