@@ -12,7 +12,7 @@ import pytest
 from tests.apiserver.processes import eventually
 from tests.dataplane.container import CHECKOUT, expand
 from tests.dataplane.lab import Lab, Pod, application, asks, lab, manifest
-from tests.dataplane.network import Family
+from tests.dataplane.network import Family, require
 
 pytestmark = [pytest.mark.dataplane, pytest.mark.envoy]
 
@@ -63,6 +63,7 @@ def test_values_are_put_in_place_as_the_kubelet_does_it() -> None:
 
 
 def test_a_lab_that_is_killed_leaves_nothing_behind(tmp_path: Path) -> None:
+    require()
     program = f"""
 import signal, sys
 from pathlib import Path
