@@ -8,7 +8,7 @@ from textwrap import fill
 
 from controlplane.extensions import Json
 from controlplane.settings import Settings
-from controlplane.xds import destinations, disk, explain
+from controlplane.xds import destinations, disk, explain, scope
 from controlplane.xds.disk import DiskError
 from controlplane.xds.mesh import Key, Mesh
 from controlplane.xds.scope import Scope
@@ -46,12 +46,19 @@ def caller(mesh: Mesh, pod: Key) -> Caller:
 def told(snapshot: Translated, by: Caller) -> dict[Kind, dict[str, Json]]:
     """All that this proxy is told, by type and name; each resource has passed Envoy's rules."""
     found: dict[Kind, dict[str, Json]] = {kind: {} for kind in Kind}
-    for kind, others in ((Kind.CLUSTER, Kind.ENDPOINTS), (Kind.LISTENER, Kind.ROUTES)):
-        for name in snapshot.names(kind, by):
-            for each, called in ((kind, name), (others, name.replace("out_", "http_", 1) if "out_" in name else name)):
-                source = snapshot.source(each, called)
-                if source is not None and snapshot.get(each, called) is not None:
-                    found[each][called] = source
+    clusters, listeners = snapshot.names(Kind.CLUSTER, by), snapshot.names(Kind.LISTENER, by)
+    named = {
+        Kind.CLUSTER: clusters,
+        Kind.ENDPOINTS: clusters,
+        Kind.LISTENER: listeners,
+        Kind.ROUTES: [scope.routes_name(place[0]) for name in listeners if (place := scope.read_listener_name(name))],
+    }
+    for kind, names in named.items():
+        for name in names:
+            called = name + snapshot.variant(kind, by)
+            source = snapshot.source(kind, called)
+            if source is not None and snapshot.get(kind, called) is not None:
+                found[kind][name] = source
     return found
 
 

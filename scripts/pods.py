@@ -44,7 +44,7 @@ def tell(node: Lab, folder: Path) -> None:
 
         title("8. One, two and three become the Service orders, and web calls it")
         plane.say(*orders(replicas))
-        until_told(web, "out_80/shop")
+        until_told(web, "out_80")
         report(web, "upstream_rq_completed")
 
         title("9. Three answers 503 from now on; what may be repeated is, elsewhere, and three is left alone")

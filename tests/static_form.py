@@ -15,8 +15,10 @@ from tests import envoy
 def resources(of: Translated, caller: Caller) -> dict[str, list[Json]]:
     """All that this caller is told, as JSON: `clusters`, `endpoints`, `listeners`, `routes`."""
     clusters = [(name, of.source(Kind.CLUSTER, name)) for name in of.names(Kind.CLUSTER, caller)]
-    listeners = [of.source(Kind.LISTENER, name) for name in of.names(Kind.LISTENER, caller)]
-    routes = [of.source(Kind.ROUTES, name) for one in listeners if one and (name := routes_of(one))]
+    behind = of.variant(Kind.LISTENER, caller)
+    listeners = [of.source(Kind.LISTENER, name + behind) for name in of.names(Kind.LISTENER, caller)]
+    names = dict.fromkeys(name for one in listeners if one and (name := routes_of(one)))
+    routes = [of.source(Kind.ROUTES, name + behind) for name in names]
     return {
         "clusters": [one for _, one in clusters if one],
         "endpoints": [one for name, _ in clusters if (one := of.source(Kind.ENDPOINTS, name))],

@@ -27,6 +27,9 @@ class World:
     def names(self, kind: Kind, caller: Caller) -> Sequence[str]:
         return self._names[kind]
 
+    def variant(self, kind: Kind, caller: Caller) -> str:
+        return ""
+
     def get(self, kind: Kind, name: str) -> Resource | None:
         version = self.contents[kind].get(name)
         return None if version is None else Resource(name, version, _body(kind, version))

@@ -52,6 +52,10 @@ class Cache:
             self._found[kind, name] = found
         return found
 
+    def variant(self, kind: Kind, caller: Caller) -> str:
+        """What to put behind the names of this caller's proxy."""
+        return "" if self.snapshot is None else self.snapshot.variant(kind, caller)
+
     def wildcard(self, kind: Kind, caller: Caller) -> frozenset[str]:
         """The names that this caller's wildcard holds; one object for all callers of the same scope."""
         if self.snapshot is None:

@@ -15,11 +15,6 @@ from controlplane.xds import scope
 from controlplane.xds.mesh import Port, Service
 from controlplane.xds.scope import View
 
-_INSPECTORS = [
-    extension("envoy.filters.listener.tls_inspector", "filters.listener.tls_inspector.v3.TlsInspector"),
-    extension("envoy.filters.listener.http_inspector", "filters.listener.http_inspector.v3.HttpInspector"),
-]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Http:
@@ -30,64 +25,55 @@ class Http:
     on_demand: bool = False
 
 
-def listener(port: int, of: View, services: Sequence[Service], http: Http) -> Json:
-    """LDS."""
+def listener(port: int, of: View, services: Sequence[Service], http: Http, *, ipv6: bool = False) -> Json:
+    """LDS. Nothing but the chains depends on which Services there are: Envoy changes those in place, and closes only
+    connections of a chain that differs. In any other case it closes all that the listener has.
+    """
     members = [(service, found) for service in services if (found := service.port(port)) is not None]
     requests = any(found.protocol != "tcp" for _, found in members)
     return {
-        "name": scope.listener_name(port, of),
-        "address": _address("0.0.0.0", port),  # noqa: S104  bound to nothing
-        # Where there is no IPv6, Envoy refuses such an address; and no Service has one either.
-        **({"additional_addresses": [{"address": _address("::", port)}]} if _has_ipv6(members) else {}),
+        "name": scope.listener_name(port, ipv6=ipv6),
+        # One for each family: where there is no IPv6, Envoy refuses such an address, and no Service has one either.
+        "address": _address("::" if ipv6 else "0.0.0.0", port),  # noqa: S104  bound to nothing
         "bind_to_port": False,
         "traffic_direction": "OUTBOUND",
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
-        # Where all is TCP nobody waits for a client's first bytes.
-        **(
-            {
-                "listener_filters": _INSPECTORS,
-                "listener_filters_timeout": "0.5s",
-                "continue_on_listener_filters_timeout": True,
-            }
-            if requests
-            else {}
-        ),
+        # No inspectors: the static listener has looked at the first bytes, and what it found goes with the connection.
         "filter_chains": [
-            *_tcp_chains(members, of),
-            *([_http(port, of, http)] if requests else []),
+            *_tcp_chains(members, of, ipv6=ipv6),
+            *([_http(port, http)] if requests else []),
         ],
         "default_filter_chain": {"name": "tcp", "filters": [_tcp(PASSTHROUGH)]},
     }
 
 
-def _has_ipv6(members: Sequence[tuple[Service, Port]]) -> bool:
-    return any(":" in address for service, _ in members for address in service.addresses)
+def has_ipv6(service: Service) -> bool:
+    """Whether it is called at an address of IPv6."""
+    return any(":" in address for address in service.addresses)
 
 
-def _tcp_chains(members: Sequence[tuple[Service, Port]], of: View) -> Iterator[Json]:
+def _tcp_chains(members: Sequence[tuple[Service, Port]], of: View, *, ipv6: bool) -> Iterator[Json]:
     """TCP names no host: what tells a Service is the address that was dialled. Envoy refuses one that comes twice."""
     taken: set[str] = set()
     for service, port in members:
-        addresses = [ip for ip in service.addresses if ip not in taken]
+        addresses = [ip for ip in service.addresses if (":" in ip) is ipv6 and ip not in taken]
         if port.protocol == "tcp" and addresses:
             taken.update(addresses)
             yield {
                 "name": f"{service.key}:{port.number}",
                 "filter_chain_match": {
-                    "prefix_ranges": [
-                        {"address_prefix": ip, "prefix_len": 128 if ":" in ip else 32} for ip in addresses
-                    ]
+                    "prefix_ranges": [{"address_prefix": ip, "prefix_len": 128 if ipv6 else 32} for ip in addresses]
                 },
                 "filters": [_tcp(scope.cluster_name(service, port, of))],
             }
 
 
-def _http(port: int, of: View, http: Http) -> Json:
+def _http(port: int, http: Http) -> Json:
     waiting = [_ON_DEMAND] if http.on_demand else []
     manager = transparent("outbound", (), http.upgrades, filters=waiting, tracing=http.tracing)
     del manager["typed_config"]["route_config"]
     manager["typed_config"]["rds"] = {
-        "route_config_name": scope.routes_name(port, of),
+        "route_config_name": scope.routes_name(port),
         # Until it has its routes the listener is not used: connections pass through.
         "config_source": {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"},
     }

@@ -31,7 +31,7 @@ _MEASURED: Json = {
 def routes(port: int, of: View, services: Sequence[Service], domain: str) -> Json:
     """RDS. Ports in Host headers do not matter: the listener is already that of the port that was dialled."""
     return {
-        "name": scope.routes_name(port, of),
+        "name": scope.routes_name(port),
         "ignore_port_in_host_matching": True,
         "virtual_hosts": [
             *_virtual_hosts(port, of, services, domain),

@@ -1,7 +1,9 @@
 """Which Services a caller's proxy is told of, and what the resources are called that hold them.
 
 A cluster is named `shop/orders:80`; with the caller's zone or node behind an @ where its endpoints depend on that.
-Listeners and routes differ by the view that a caller has: `out_80/shop`, `http_80/shop+1f2e3d4c5b@eu-1a`.
+Every proxy calls listeners and routes the same, `out_80` and `http_80`, whatever is in view: another name would be
+another listener, and Envoy closes the connections of one that goes. What they are depends on the view that a caller
+has, which stands behind the name in here: `out_80/shop`, `http_80/shop+1f2e3d4c5b@eu-1a`.
 """
 
 import hashlib
@@ -14,7 +16,8 @@ from typing import Literal
 from controlplane.xds.mesh import Key, Locality, Mesh, Port, Service
 
 _CLUSTER = re.compile(r"([^/:@]+)/([^/:@]+):([0-9]{1,5})(?:@(.+))?", re.ASCII)
-_OF_VIEW = re.compile(r"(?:out|http)_([0-9]{1,5})/(.+)", re.ASCII)
+_LISTENER = re.compile(r"out(6?)_([1-9][0-9]{0,4})", re.ASCII)
+_ROUTES = re.compile(r"http_([1-9][0-9]{0,4})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,20 +145,37 @@ def read_cluster_name(mesh: Mesh, name: str) -> tuple[Service, Port, str] | None
     return (service, port, variant) if known else None
 
 
-def listener_name(port: int, of: View) -> str:
-    """The listener for connections to a port."""
-    return f"out_{port}/{of.token}"
+def listener_name(port: int, *, ipv6: bool = False) -> str:
+    """The listener for connections to a port, of one family: a Service with the other changes nothing of it."""
+    return f"out{'6' if ipv6 else ''}_{port}"
 
 
-def routes_name(port: int, of: View) -> str:
-    """The routes of that listener."""
-    return f"http_{port}/{of.token}"
+def read_listener_name(name: str) -> tuple[int, bool] | None:
+    """The port, and whether it is that for IPv6."""
+    match = _LISTENER.fullmatch(name)
+    return (int(match[2]), bool(match[1])) if match else None
 
 
-def read_view_name(name: str) -> tuple[int, str] | None:
-    """The port and the view's token of a listener's or routes' name."""
-    match = _OF_VIEW.fullmatch(name)
-    return (int(match[1]), match[2]) if match else None
+def routes_name(port: int) -> str:
+    """The routes of its listeners."""
+    return f"http_{port}"
+
+
+def read_routes_name(name: str) -> int | None:
+    """The port."""
+    match = _ROUTES.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def in_view(of: View) -> str:
+    """What stands behind the name of a listener or routes: those of this view."""
+    return f"/{of.token}"
+
+
+def read_view(name: str) -> tuple[str, str]:
+    """What a proxy calls it, and the view's token."""
+    shown, _, token = name.partition("/")
+    return shown, token
 
 
 def _digest(names: tuple[str, ...]) -> str:

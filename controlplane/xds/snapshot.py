@@ -47,8 +47,16 @@ class Snapshot(Protocol):
     def names(self, kind: Kind, caller: Caller) -> Sequence[str]:
         """What a wildcard subscription of this caller holds; the same object as long as it is the same."""
 
+    def variant(self, kind: Kind, caller: Caller) -> str:
+        """What to put behind a name that this caller's proxy says, for `get`: one name may mean something else to each.
+
+        Empty where it means the same to all. `changed` tells of WILDCARD where it may be another.
+        """
+
     def get(self, kind: Kind, name: str) -> Resource | None:
-        """The resource, for any name that `names` gave or that a resource refers to; None: there is none."""
+        """The resource, for any name that `names` gave or that a resource refers to, with its variant; None: there is
+        none. It is called as the proxy calls it.
+        """
 
     def prepare(self, caller: Caller) -> Iterator[None]:
         """Makes what this caller's proxy will ask for, a little at each step; `get` finds it made then."""

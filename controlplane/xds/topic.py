@@ -93,6 +93,7 @@ class Topic:
     _nonce: int = 0
     _names: set[str] = field(default_factory=set)  # subscribed by name
     _wild: frozenset[str] | None = None  # what the wildcard holds; None: not subscribed to
+    _variant: str | None = None  # behind each name, for the cache; None: nobody has asked for anything
     _due: set[str] = field(default_factory=set)  # to be looked at
     _trials: list[tuple[str, ...]] = field(default_factory=list)  # to be sent apart from others
     _refresh: bool = False  # the wildcard may hold other names
@@ -159,7 +160,7 @@ class Topic:
         if name == WILDCARD:
             self._refresh = True
         else:
-            self._due.add(name)
+            self._due.add(name.removesuffix(self._variant or ""))
 
     def repeat(self, names: Iterable[str]) -> None:
         """Those of them that it subscribes to, the proxy needs once more."""
@@ -168,8 +169,9 @@ class Topic:
 
     def close(self) -> None:
         """The stream is over."""
-        for name in (WILDCARD, *self.held):
-            self.cache.unsubscribe(self.subscriber, self.kind, name)
+        self.cache.unsubscribe(self.subscriber, self.kind, WILDCARD)
+        for name in self.held:
+            self.cache.unsubscribe(self.subscriber, self.kind, self._of(name))
 
     def _subscribe(self, names: Iterable[str], known: Set[str]) -> None:
         for name in names:
@@ -201,8 +203,9 @@ class Topic:
 
     def _unsubscribe_from_all(self) -> None:
         self._wild = None
-        self._refresh = self._silent = False
-        self.cache.unsubscribe(self.subscriber, self.kind, WILDCARD)
+        self._silent = False
+        if not self._variant:
+            self.cache.unsubscribe(self.subscriber, self.kind, WILDCARD)
         for name in self.held.keys() - self._names:
             self._forget(name)
 
@@ -210,7 +213,7 @@ class Topic:
         """The proxy is to know of that name, and has that version."""
         name = sys.intern(name)  # one text for all streams
         if name not in self.held:
-            self.cache.subscribe(self.subscriber, self.kind, name)
+            self.cache.subscribe(self.subscriber, self.kind, self._of(name))
         self.held[name] = version
         self._due.add(name)
 
@@ -219,7 +222,13 @@ class Topic:
         self.rejected.pop(name, None)
         self._due.discard(name)
         self.leaving.discard(name)
-        self.cache.unsubscribe(self.subscriber, self.kind, name)
+        self.cache.unsubscribe(self.subscriber, self.kind, self._of(name))
+
+    def _of(self, name: str) -> str:
+        """What the cache calls it, for this caller."""
+        if self._variant is None:
+            self._turn_to(self.cache.variant(self.kind, self.caller()))
+        return name + (self._variant or "")
 
     # Out
 
@@ -242,12 +251,28 @@ class Topic:
     def _look(self) -> None:
         """At what the wildcard holds now."""
         self._refresh = False
-        former, self._wild = self._wild or frozenset(), frozenset()
+        self._turn_to(self.cache.variant(self.kind, self.caller()))
+        if self._wild is None:
+            return
+        former, self._wild = self._wild, frozenset()
         if self.wildcards:
             self._wild = self.cache.wildcard(self.kind, self.caller())
         self._due |= former ^ self._wild
         for name in self._wild - self.held.keys():
             self._expect(name, None)
+
+    def _turn_to(self, variant: str) -> None:
+        """From now on names mean this: what is held may be another."""
+        if variant == self._variant:
+            return
+        if variant:
+            self.cache.subscribe(self.subscriber, self.kind, WILDCARD)
+        for name in self.held:
+            self.cache.unsubscribe(self.subscriber, self.kind, self._of(name))
+        self._variant = variant
+        for name in self.held:
+            self.cache.subscribe(self.subscriber, self.kind, self._of(name))
+        self._due.update(self.held)
 
     def _differences(self, names: Sequence[str], now: float) -> Response | None:
         self._due.difference_update(names)
@@ -257,7 +282,7 @@ class Topic:
         for index, name in enumerate(names):
             if name not in self.held:
                 continue
-            resource = self.cache.get(self.kind, name) if self._wants(name) else None
+            resource = self.cache.get(self.kind, self._of(name)) if self._wants(name) else None
             if resource is None:
                 self._miss(name, absent, now)
                 continue

@@ -61,15 +61,28 @@ def of_service(kind: Kind, name: str, mesh: Mesh, choices: Choices) -> Recipe | 
     )
 
 
-def of_view(kind: Kind, port: int, of: View, members: Sequence[Service], choices: Choices) -> Recipe | None:
-    """A listener or its routes; None if nothing in view is called at that port."""
-    here = tuple(service for service in members if service.port(port) is not None)
-    if kind is Kind.LISTENER and here:
-        http = listeners.Http(upgrades=choices.upgrades, tracing=choices.tracing, on_demand=choices.waits(of))
-        return Recipe(here, lambda: listeners.listener(port, of, here, http))
-    if kind is Kind.ROUTES and any(found.protocol != "tcp" for one in here if (found := one.port(port))):
+def of_view(kind: Kind, name: str, of: View, members: Sequence[Service], choices: Choices) -> Recipe | None:
+    """A listener or its routes, by the name that proxies call it; None if nothing in view is called so."""
+    if kind is Kind.LISTENER:
+        return _of_listener(name, of, members, choices)
+    port = scope.read_routes_name(name) or 0
+    here = _at(port, members)
+    if any(found.protocol != "tcp" for one in here if (found := one.port(port))):
         return Recipe(here, lambda: routes.routes(port, of, here, choices.domain))
     return None
+
+
+def _of_listener(name: str, of: View, members: Sequence[Service], choices: Choices) -> Recipe | None:
+    port, ipv6 = scope.read_listener_name(name) or (0, False)
+    here = _at(port, members)
+    if not here or (ipv6 and not any(map(listeners.has_ipv6, here))):
+        return None
+    http = listeners.Http(upgrades=choices.upgrades, tracing=choices.tracing, on_demand=choices.waits(of))
+    return Recipe(here, lambda: listeners.listener(port, of, here, http, ipv6=ipv6))
+
+
+def _at(port: int, members: Sequence[Service]) -> tuple[Service, ...]:
+    return tuple(service for service in members if service.port(port) is not None)
 
 
 def cluster_names(of: View, members: Sequence[Service], choices: Choices) -> tuple[str, ...]:
@@ -82,7 +95,11 @@ def cluster_names(of: View, members: Sequence[Service], choices: Choices) -> tup
     )
 
 
-def listener_names(of: View, members: Sequence[Service]) -> tuple[str, ...]:
+def listener_names(members: Sequence[Service]) -> tuple[str, ...]:
     """Those of a view."""
-    ports = sorted({port.number for service in members for port in service.ports})
-    return tuple(scope.listener_name(port, of) for port in ports)
+    ports = {port.number for service in members for port in service.ports}
+    of_ipv6 = {port.number for service in members if listeners.has_ipv6(service) for port in service.ports}
+    return (
+        *(scope.listener_name(port) for port in sorted(ports)),
+        *(scope.listener_name(port, ipv6=True) for port in sorted(of_ipv6)),
+    )

@@ -72,10 +72,11 @@ class Translated:
         for name in self.names(Kind.CLUSTER, caller):
             yield from self._making(Kind.CLUSTER, name)
             yield from self._making(Kind.ENDPOINTS, name)
+        behind = scope.in_view(view)
         for name in self.names(Kind.LISTENER, caller):
-            port, _ = scope.read_view_name(name) or (0, "")
-            yield from self._making(Kind.LISTENER, name)
-            yield from self._making(Kind.ROUTES, scope.routes_name(port, view))
+            yield from self._making(Kind.LISTENER, name + behind)
+            port, _ = scope.read_listener_name(name) or (0, False)
+            yield from self._making(Kind.ROUTES, scope.routes_name(port) + behind)
         self._prepared.add(view)
 
     def follow(self, former: Snapshot) -> Iterator[None]:
@@ -101,6 +102,10 @@ class Translated:
         if view not in self._localities:
             self._localities[view] = scope.localities(self.mesh, self._choices.scope, view)
         return self._localities[view]
+
+    def variant(self, kind: Kind, caller: Caller) -> str:
+        """What to put behind a name that this caller's proxy says."""
+        return scope.in_view(self.view(caller)) if kind in _OF_VIEW else ""
 
     def services(self, view: View) -> tuple[Service, ...]:
         """What is in that view."""
@@ -158,7 +163,7 @@ class Translated:
         assert isinstance(former, Translated)
         yield from (name for name in self._concerned(former) if self._differs(former, *name))
         if self.mesh.services is not former.mesh.services:
-            yield from ((kind, WILDCARD) for kind in (Kind.CLUSTER, Kind.LISTENER))
+            yield from ((kind, WILDCARD) for kind in (Kind.CLUSTER, *_OF_VIEW))
 
     def _concerned(self, former: "Translated") -> Iterator[Name]:
         """What may differ."""
@@ -174,11 +179,11 @@ class Translated:
         if kind in _OF_SERVICE:
             recipe = translate.of_service(kind, name, self.mesh, self._choices)
             return recipe, _key(name) if recipe else None
-        port, token = scope.read_view_name(name) or (0, "")
+        shown, token = scope.read_view(name)
         view = self._views.get(token)
         if view is None:
             return None, None
-        return translate.of_view(kind, port, view, self.services(view), self._choices), token
+        return translate.of_view(kind, shown, view, self.services(view), self._choices), token
 
     def _make(self, kind: Kind, name: str, recipe: Recipe, last: Resource | None) -> Making:
         try:
@@ -199,7 +204,7 @@ class Translated:
         known = self._names.setdefault(view, {})
         for kind, names in (
             (Kind.CLUSTER, translate.cluster_names(view, members, self._choices)),
-            (Kind.LISTENER, translate.listener_names(view, members)),
+            (Kind.LISTENER, translate.listener_names(members)),
         ):
             if known.get(kind) != names:
                 known[kind] = names
@@ -269,7 +274,8 @@ def _encoding(kind: Kind, name: str, recipe: Recipe, last: Resource | None) -> M
     for text in texts:
         parts.append(messages.part(kind, text))
         yield
-    return Resource(name, version.hexdigest()[:16], messages.put_together(kind, parts))
+    shown = scope.read_view(name)[0] if kind in _OF_VIEW else name
+    return Resource(shown, version.hexdigest()[:16], messages.put_together(kind, parts))
 
 
 def finished(making: Making) -> Resource | None:

@@ -83,7 +83,10 @@ class Plane:
         names = {kind: list(snapshot.names(kind, caller)) for kind in (Kind.CLUSTER, Kind.LISTENER)}
         names[Kind.ENDPOINTS] = names[Kind.CLUSTER]
         names[Kind.ROUTES] = [name.replace("out_", "http_") for name in names[Kind.LISTENER]]
-        return {kind: [self._resource(snapshot, kind, name) for name in some] for kind, some in names.items()}
+        return {
+            kind: [self._resource(snapshot, kind, name + snapshot.variant(kind, caller)) for name in some]
+            for kind, some in names.items()
+        }
 
     def _resource(self, snapshot: Translated, kind: Kind, name: str) -> str:
         found = snapshot.get(kind, name)

@@ -76,7 +76,7 @@ def test_a_sidecar_knows_what_it_called_and_loses_nothing_with_the_control_plane
 ) -> None:
     pod, plane, settings = started(node, replicas, tmp_path)
     with plane.serving(settings) as process:
-        until_told(pod, "out_80/shop")
+        until_told(pod, "out_80")
         assert known(pod) == set()
         assert [call(pod, "s1.accounts", method) for method in ("POST", "GET")] == [200, 200]
         assert known(pod) == {"accounts/s1:80"}
@@ -100,7 +100,7 @@ def test_a_first_request_with_a_body_arrives_once_and_whole(node: Lab, replicas:
             service_object("s1", "accounts", clusterIP="10.96.1.1"),
             slice_of("s1", [replicas[0].address["ipv4"]], "accounts", ports=[{"port": port}]),
         )
-        until_told(pod, "out_80/shop")
+        until_told(pod, "out_80")
         with ThreadPoolExecutor(callers) as pool:
             bodies = [bytes([number]) * size for number in range(callers)]
             statuses = list(pool.map(lambda body: call(pod, "s1.accounts", "POST", body), bodies))
@@ -139,7 +139,7 @@ def test_what_was_called_follows_its_endpoints_and_goes_with_its_service(
 ) -> None:
     pod, plane, settings = started(node, replicas, tmp_path)
     with plane.serving(settings):
-        until_told(pod, "out_80/shop")
+        until_told(pod, "out_80")
         assert call(pod, "s1.accounts") == 200
         plane.say(*cluster(replicas[1:]))
         gone = f"{replicas[0].address['ipv4']}:8080"

@@ -135,7 +135,7 @@ def rolled_out(node: Lab, plane: ControlPlane, rollout: Rollout, *, sleep: int) 
     for _ in range(REPLICAS):
         orders.create()
     web = node.pod(manifest("web", IDLE), settings=plane.settings)
-    until_told(web, "out_80/shop")
+    until_told(web, "out_80")
     known = [f"{pod.address['ipv4']}:8080" for pod in orders.pods]
     eventually(lambda: all(one in admin(web, "/clusters") for one in known), "the caller is told of all replicas")
     load = Steady(web, CLUSTER_IP, "orders")

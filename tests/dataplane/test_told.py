@@ -48,7 +48,7 @@ def web(
     pod, plane = started(node, "web", tmp_path_factory.mktemp("controlplane"))
     plane.say(*orders(replicas))
     with plane.serving():
-        until_told(pod, "out_80/shop")
+        until_told(pod, "out_80")
         yield pod, plane
 
 
@@ -241,7 +241,7 @@ def test_a_node_without_ipv6_is_told_as_any_other(node: Lab, replicas: Sequence[
     pod, plane = started(node, "four", tmp_path, ipv6=False)
     plane.say(*orders(replicas))
     with plane.serving():
-        until_told(pod, "out_80/shop")
+        until_told(pod, "out_80")
         assert sum(answers(pod, 10).values()) == 10
 
 
@@ -253,14 +253,14 @@ def test_a_control_plane_that_is_absent_killed_and_back_with_nothing_fails_no_re
     assert sum(answers(pod, 20).values()) == 20
     plane.say(*orders(replicas))
     with plane.serving() as process:
-        until_told(pod, "out_80/shop")
+        until_told(pod, "out_80")
         process.kill()
         process.wait()
         assert sum(answers(pod, 50).values()) == 50
     plane.say()
     with plane.serving():
         statuses, deadline = [], monotonic() + 30
-        while "out_80/shop" in admin(pod, "/listeners") and monotonic() < deadline:
+        while "out_80" in admin(pod, "/listeners") and monotonic() < deadline:
             statuses.append(call(pod)[0])
         statuses += [call(pod)[0] for _ in range(50)]
         assert set(statuses) == {200}

@@ -11,7 +11,7 @@ from tests.dataplane.told import CLUSTER_IP, admin, ask, orders, replica, told, 
 
 pytestmark = [pytest.mark.dataplane, pytest.mark.envoy]
 
-LISTENER = "out_80/shop"
+LISTENER = "out_80"
 
 
 def test_told_of_an_empty_list_a_pod_that_runs_passes_traffic_through_again_and_loses_no_request(

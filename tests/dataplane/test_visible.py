@@ -58,7 +58,7 @@ def plane(node: Lab, cluster: list[Json], tmp_path_factory: pytest.TempPathFacto
 def web(node: Lab, plane: ControlPlane) -> Pod:
     """It has called each of them, HTTP and not."""
     pod = node.pod(manifest("web", application("echo.py", "8080")), settings=plane.settings)
-    until_told(pod, "out_80/shop")
+    until_told(pod, "out_80")
     for host, count in (("orders", 5), ("users.accounts", 3)):
         for _ in range(count):
             assert ask(pod, CLUSTER_IP, 80, "/", host)[0] == 200

@@ -110,7 +110,12 @@ def ask(
 
 def until_told(pod: Pod, listener: str) -> None:
     """Waits until the pod's proxy uses that listener."""
-    eventually(lambda: listener in admin(pod, "/listeners"), f"the proxy uses {listener}", seconds=30)
+    eventually(lambda: listens(pod, listener), f"the proxy uses {listener}", seconds=30)
+
+
+def listens(pod: Pod, listener: str) -> bool:
+    """Whether its proxy uses that listener."""
+    return any(line.startswith(f"{listener}::") for line in admin(pod, "/listeners").splitlines())
 
 
 def admin(pod: Pod, path: str) -> str:

@@ -161,7 +161,7 @@ def test_render_prints_what_the_proxy_gets_and_warns_of_what_is_wrong(
     printed = capsys.readouterr()
     resources = json.loads(printed.out)
     assert [one["name"] for one in resources["clusters"]] == ["shop/bad:80", "shop/orders:80"]
-    assert [one["name"] for one in resources["listeners"]] == ["out_80/shop"]
+    assert [one["name"] for one in resources["listeners"]] == ["out_80"]
     assert "warning: Service shop/bad: envoy-sidecar.io/retries: 'many'" in printed.err
     assert "Pod shop/web-1: not in" in printed.err
 

@@ -116,6 +116,7 @@ def test_what_another_namespace_calls_its_services_changes_nothing_in_a_pods_sco
     beside = translated(service(), slice_of(), *evil, slice_of(namespace="evil", endpoints=["10.6.6.6"]))
     for kind in (Kind.CLUSTER, Kind.LISTENER):
         assert beside.names(kind, WEB) == plain.names(kind, WEB)
+    assert beside.variant(Kind.ROUTES, WEB) == plain.variant(Kind.ROUTES, WEB) == "/shop"
     for kind, name in (
         (Kind.LISTENER, "out_80/shop"),
         (Kind.ROUTES, "http_80/shop"),

@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 
 from controlplane.extensions import Json
 from controlplane.xds import messages
+from controlplane.xds.cache import Cache
 from controlplane.xds.scope import Scope
 from controlplane.xds.snapshot import WILDCARD, Caller, Kind
+from controlplane.xds.stream import Conversation
 from controlplane.xds.translate import Choices
 from controlplane.xds.translated import Translated
 from controlplane.xds.world import WHAT, What, World, key_of
 from tests.cluster import WEB, mesh, node, service, slice_of, translated, world
+from tests.worlds import Proxy
 
 CALLERS = (
     WEB,
@@ -33,7 +36,8 @@ def everything(of: Translated, *callers: Caller) -> Told:
         names = [(Kind.CLUSTER, name) for name in of.names(Kind.CLUSTER, caller)]
         names += [(Kind.ENDPOINTS, name) for _, name in names]
         for name in of.names(Kind.LISTENER, caller):
-            names += [(Kind.LISTENER, name), (Kind.ROUTES, name.replace("out_", "http_"))]
+            names += [(Kind.LISTENER, name), (Kind.ROUTES, name.replace("out_", "http_").replace("out6_", "http_"))]
+        names = [(kind, name + of.variant(kind, caller)) for kind, name in names]
         for kind, name in names:
             resource = of.get(kind, name)
             if resource is not None:
@@ -161,6 +165,30 @@ def test_what_is_gone_for_good_leaves_nothing_behind() -> None:
         of = of.next(mesh(service("b")))
     assert not [name for name in of._made if "orders" in name[1]]
     assert not [owner for owner in of._asked if "orders" in str(owner)]
+
+
+def test_a_view_that_turns_into_another_changes_what_names_mean_and_takes_none_away() -> None:
+    by, cache, proxy = Caller("shop", "web-0", node="n1", zone="eu-1a"), Cache(), Proxy(Cache())
+    zones = [node("n1", "eu-1a"), node("n2", "eu-1b")]
+    cache.store(former := translated(service(), *zones))
+    proxy.conversation = Conversation(cache, lambda: by, lambda: None)
+    proxy.ask(Kind.CLUSTER)
+    proxy.ask(Kind.LISTENER)
+    proxy.ask(Kind.ROUTES, "http_80")
+    proxy.settle()
+    known = dict(proxy.holds[Kind.ROUTES])
+    there = former.next(mesh(service(), service("z", trafficDistribution="PreferSameZone"), *zones))
+    cache.store(there)
+    said = proxy.settle()
+    assert former.variant(Kind.ROUTES, by) != there.variant(Kind.ROUTES, by)
+    assert not [name for response in said for name in response.removed]
+    assert list(proxy.holds[Kind.LISTENER]) == ["out_80"]
+    assert list(proxy.holds[Kind.ROUTES]) == ["http_80"]
+    assert proxy.holds[Kind.ROUTES] != known
+    cache.store(there.next(mesh(service(annotations={"timeout": "1s"}), service("z"), *zones)))
+    assert [response.kind for response in proxy.settle()] == [Kind.CLUSTER, Kind.ROUTES]
+    proxy.conversation.end()
+    assert not any(cache.subscriptions().values())
 
 
 # However it came about

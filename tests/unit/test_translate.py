@@ -17,12 +17,15 @@ from tests.static_form import routes_of
 
 ZONED: Json = {"trafficDistribution": "PreferSameZone"}
 LOCAL: Json = {"internalTrafficPolicy": "Local"}
+ZONES = [node("n1", "eu-1a"), node("n2", "eu-1b")]
+IN_A = Caller("shop", "web-1", node="n1", zone="eu-1a")
 
 
-def source(of: Translated, kind: Kind, name: str) -> Json:
-    """The resource as JSON, which has passed Envoy's rules."""
-    assert of.get(kind, name) is not None, (name, of.rejected)
-    found = of.source(kind, name)
+def source(of: Translated, kind: Kind, name: str, by: Caller = WEB) -> Json:
+    """The resource as JSON, by the name that the caller's proxy says; it has passed Envoy's rules."""
+    called = name + of.variant(kind, by)
+    assert of.get(kind, called) is not None, (name, of.rejected)
+    found = of.source(kind, called)
     assert found is not None
     return found
 
@@ -34,10 +37,9 @@ def cluster(**annotations: str) -> Json:
 
 
 def virtual_hosts(of: Translated, by: Caller = WEB, port: int = 80) -> dict[str, Json]:
-    (listener,) = (name for name in of.names(Kind.LISTENER, by) if name.startswith(f"out_{port}/"))
-    routes = routes_of(source(of, Kind.LISTENER, listener))
+    routes = routes_of(source(of, Kind.LISTENER, f"out_{port}", by))
     assert routes is not None
-    return {host["name"]: host for host in source(of, Kind.ROUTES, routes)["virtual_hosts"]}
+    return {host["name"]: host for host in source(of, Kind.ROUTES, routes, by)["virtual_hosts"]}
 
 
 def route(method: str, **annotations: str) -> Json:
@@ -90,13 +92,7 @@ def test_its_short_name_is_known_in_its_own_namespace_only() -> None:
 
 
 def test_ports_in_the_host_header_do_not_matter() -> None:
-    assert source(with_routes(translated(service())), Kind.ROUTES, "http_80/shop")["ignore_port_in_host_matching"]
-
-
-def with_routes(of: Translated, by: Caller = WEB) -> Translated:
-    """The same, after its listeners were asked for, as every proxy does."""
-    of.names(Kind.LISTENER, by)
-    return of
+    assert source(translated(service()), Kind.ROUTES, "http_80")["ignore_port_in_host_matching"]
 
 
 def test_an_ipv6_address_is_a_host_in_brackets() -> None:
@@ -276,8 +272,8 @@ def test_a_pod_that_declares_its_upstreams_is_told_these() -> None:
 def test_each_scope_has_routes_of_its_own_and_pods_of_one_scope_share_them() -> None:
     of = translated(service(), service("users"))
     one, other = Caller("shop", "a", upstreams=("users",)), Caller("shop", "b", upstreams=("users",))
-    assert of.names(Kind.LISTENER, one) is of.names(Kind.LISTENER, other)
-    assert not set(of.names(Kind.LISTENER, one)) & set(of.names(Kind.LISTENER, WEB))
+    assert of.variant(Kind.ROUTES, one) == of.variant(Kind.ROUTES, other) != of.variant(Kind.ROUTES, WEB)
+    assert "shop/orders:80" not in virtual_hosts(of, one)
 
 
 @pytest.mark.parametrize("spec", [{"clusterIP": "None"}, {"type": "ExternalName"}])
@@ -291,34 +287,54 @@ def test_whoever_chooses_a_replica_himself_is_passed_through(spec: Json) -> None
 def test_there_is_a_listener_for_each_port_and_it_binds_none() -> None:
     of = translated(service(ports=[80, 81]), service("users"))
     names = of.names(Kind.LISTENER, WEB)
-    assert list(names) == ["out_80/shop", "out_81/shop"]
+    assert list(names) == ["out_80", "out_81"]
     assert not any(source(of, Kind.LISTENER, name)["bind_to_port"] for name in names)
 
 
 @pytest.mark.parametrize(("addresses", "families"), [(["10.96.0.10"], 1), (["10.96.0.10", "fd00::10"], 2)])
 def test_a_listener_is_for_ipv6_only_where_services_have_it(addresses: list[str], families: int) -> None:
-    of = with_routes(translated(service(clusterIPs=addresses)))
-    listener = source(of, Kind.LISTENER, "out_80/shop")
-    assert 1 + len(listener.get("additional_addresses", [])) == families
+    of = translated(service(clusterIPs=addresses))
+    names = of.names(Kind.LISTENER, WEB)
+    assert list(names) == ["out_80", "out6_80"][:families]
+    asked = [source(of, Kind.LISTENER, name)["address"]["socket_address"]["address"] for name in names]
+    assert asked == ["0.0.0.0", "::"][:families]
 
 
 def test_a_listener_waits_for_its_routes_and_meanwhile_traffic_passes() -> None:
-    listener = json.dumps(source(with_routes(translated(service())), Kind.LISTENER, "out_80/shop"))
+    listener = json.dumps(source(translated(service()), Kind.LISTENER, "out_80"))
     assert '"initial_fetch_timeout": "0s"' in listener
 
 
 def test_tcp_is_told_by_the_address_that_was_dialled() -> None:
-    of = with_routes(translated(service(ports=[{"port": 5432, "name": "tcp"}])))
-    listener = source(of, Kind.LISTENER, "out_5432/shop")
+    of = translated(service(ports=[{"port": 5432, "name": "tcp"}]))
+    listener = source(of, Kind.LISTENER, "out_5432")
     (chain,) = listener["filter_chains"]
     assert chain["filter_chain_match"] == {"prefix_ranges": [{"address_prefix": "10.96.0.10", "prefix_len": 32}]}
     assert chain["filters"][0]["typed_config"]["cluster"] == "shop/orders:5432"
-    assert of.get(Kind.ROUTES, "http_5432/shop") is None
+    assert of.get(Kind.ROUTES, f"http_5432{of.variant(Kind.ROUTES, WEB)}") is None
 
 
-def test_where_all_is_tcp_nobody_waits_for_a_clients_first_bytes() -> None:
-    of = with_routes(translated(service(ports=[{"port": 5432, "name": "tcp"}])))
-    assert "listener_filters" not in source(of, Kind.LISTENER, "out_5432/shop")
+OTHERS = {
+    "of a zone": service("other", clusterIP="10.96.0.11", **ZONED),
+    "of a node": service("other", clusterIP="10.96.0.11", **LOCAL),
+    "on the same port, of any protocol": service("other", ports=[5432], clusterIP="10.96.0.11"),
+    "on the same port, of TCP": service("other", ports=[{"port": 5432, "name": "tcp"}], clusterIP="10.96.0.11"),
+    "with both families": service(
+        "other", ports=[80, 5432], clusterIP="10.96.0.11", clusterIPs=["10.96.0.11", "fd00::11"]
+    ),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+def test_somebody_elses_service_changes_no_chain_of_mine_nor_more_of_a_listener_than_chains(other: Json) -> None:
+    mine = [service(), service("database", ports=[{"port": 5432, "name": "tcp"}], clusterIP="10.96.0.12"), *ZONES]
+    before, after = translated(*mine), translated(*mine, other)
+    for name in before.names(Kind.LISTENER, IN_A):
+        was, now = source(before, Kind.LISTENER, name, IN_A), source(after, Kind.LISTENER, name, IN_A)
+        assert {key: value for key, value in was.items() if key != "filter_chains"} == {
+            key: value for key, value in now.items() if key != "filter_chains"
+        }
+        assert all(chain in now["filter_chains"] for chain in was["filter_chains"])
 
 
 # Zones and nodes
@@ -335,7 +351,7 @@ def test_on_demand_a_proxy_has_the_clusters_of_tcp_from_the_start_for_nothing_wa
 
 def test_on_demand_a_request_waits_for_the_cluster_that_its_route_names() -> None:
     of = on_demand()
-    manager = source(of, Kind.LISTENER, of.names(Kind.LISTENER, WEB)[0])["filter_chains"][-1]["filters"][0]
+    manager = source(of, Kind.LISTENER, "out_80")["filter_chains"][-1]["filters"][0]
     assert manager["typed_config"]["http_filters"][0]["name"] == "envoy.filters.http.on_demand"
     assert of.get(Kind.CLUSTER, "shop/orders:80") is not None
 
@@ -344,15 +360,11 @@ def test_a_pod_that_declares_its_upstreams_waits_for_none() -> None:
     by = Caller("shop", "web-1", upstreams=("orders",))
     of = on_demand()
     assert list(of.names(Kind.CLUSTER, by)) == ["shop/orders:80"]
-    assert "on_demand" not in str(source(of, Kind.LISTENER, of.names(Kind.LISTENER, by)[0]))
+    assert "on_demand" not in str(source(of, Kind.LISTENER, "out_80", by))
 
 
 def hinted(address: str, zone: str, *, ready: bool = True) -> Json:
     return endpoint(address, ready=ready, zone=zone, hints={"forZones": [{"name": zone}]})
-
-
-ZONES = [node("n1", "eu-1a"), node("n2", "eu-1b")]
-IN_A = Caller("shop", "web-1", node="n1", zone="eu-1a")
 
 
 def test_endpoints_of_the_callers_zone_come_first_and_the_others_stand_by() -> None:
@@ -405,8 +417,8 @@ def test_nobody_makes_up_zones_and_nodes(variant: str) -> None:
 def test_a_zone_makes_a_difference_only_where_a_service_asks_for_it() -> None:
     of = translated(service(), service("z", **ZONED), *ZONES)
     plain = Caller("shop", "a", node="n1", zone="eu-1a", upstreams=("orders",))
-    assert "@" not in of.names(Kind.LISTENER, plain)[0]
-    assert of.names(Kind.LISTENER, IN_A)[0] == "out_80/shop@eu-1a"
+    assert "@" not in of.variant(Kind.ROUTES, plain)
+    assert of.variant(Kind.ROUTES, IN_A) == "/shop@eu-1a"
 
 
 # Endpoints that go
@@ -436,8 +448,12 @@ NAMES_OF_NOTHING = [
     "shop/orders:99999999999",
     "a/b/c:80",
     "shop/orders:80@",
+    "out_80",
     "out_80/accounts",
     "out_81/shop",
+    "out6_80/shop",
+    "out_080/shop",
+    "http_80",
     "http_80/shop+0000000000",
     "http_x/shop",
     "http_80/",
@@ -450,7 +466,9 @@ NAMES_OF_NOTHING = [
     [(kind, name) for kind in Kind for name in NAMES_OF_NOTHING],
 )
 def test_there_is_nothing_under_any_other_name(kind: Kind, name: str) -> None:
-    assert with_routes(translated(service())).get(kind, name) is None
+    of = translated(service())
+    assert of.variant(Kind.LISTENER, WEB) == "/shop"
+    assert of.get(kind, name) is None
 
 
 def test_what_envoy_would_refuse_is_never_handed_out_and_the_last_good_one_stays() -> None:

@@ -350,7 +350,7 @@ def test_the_loop_turns_while_a_proxy_of_thousands_of_services_comes_and_while_t
             with turning() as coming:
                 await proxy.ask(CDS)
                 await proxy.told(CDS, 1000)
-                await proxy.ask(RDS, "http_80/shop")
+                await proxy.ask(RDS, "http_80")
                 await proxy.told(RDS, 1)
             for number in range(1000):
                 there.put("Service", cluster.service(f"s{number}", annotations={"timeout": f"{number + 1}s"}))

@@ -1,0 +1,129 @@
+"""Connections that are open stay open, whatever becomes of Services that are not theirs."""
+
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controlplane.extensions import Json
+from tests.apiserver.processes import eventually
+from tests.cluster import node, service, slice_of
+from tests.dataplane.lab import Document, Lab, Pod, application, lab, manifest
+from tests.dataplane.told import ControlPlane, admin, told, until_told
+from tests.dataplane.wire import dial
+
+pytestmark = [pytest.mark.dataplane, pytest.mark.envoy]
+
+# Says what it hears, over an upgraded connection or over plain TCP.
+ECHO = """
+import socket, threading
+def serve(c):
+    while (heard := c.recv(1000)):
+        c.sendall(b'HTTP/1.1 101 Switching Protocols\\r\\nConnection: Upgrade\\r\\nUpgrade: websocket\\r\\n\\r\\n'
+                  if heard.startswith(b'GET ') else heard)
+s = socket.create_server(('0.0.0.0', 8080))
+while True: threading.Thread(target=serve, args=(s.accept()[0],), daemon=True).start()
+"""
+UPGRADE = b"GET / HTTP/1.1\r\nHost: chat\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+TCP: Json = {"port": 5432, "name": "tcp"}
+
+
+def echo(name: str) -> Document:
+    return {"name": "app", "image": "registry.example/app:1", "command": [sys.executable, "-c", ECHO, name]}
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A pod that is told of the Services `chat`, of HTTP, and `database`, of TCP."""
+
+    pod: Pod
+    plane: ControlPlane
+    replica: Pod
+
+    def told_of(self, *others: Json) -> None:
+        """Waits until that is in effect: Envoy has changed, and closed what it had to close for that."""
+        self.plane.say(
+            service("chat", clusterIP="10.96.0.8"),
+            slice_of("chat", [self.replica.address["ipv4"]]),
+            service("database", ports=[TCP], clusterIP="10.96.0.7"),
+            slice_of("database", [self.replica.address["ipv4"]], ports=[{"port": 8080, "name": "tcp"}]),
+            *others,
+        )
+        names = {one["metadata"]["name"] for one in others if one["kind"] == "Service"}
+        eventually(lambda: self._others() == names, f"the proxy has {sorted(names)}", seconds=30)
+        eventually(lambda: not self._counted("draining"), "nothing is being closed", seconds=30)
+
+    def _others(self) -> set[str]:
+        lines = admin(self.pod, "/clusters").splitlines()
+        return {line.split("/")[1].split(":")[0] for line in lines if line.startswith("shop/other")}
+
+    def _counted(self, name: str) -> int:
+        lines = admin(self.pod, f"/stats?filter=^listener_manager.*{name}").splitlines()
+        assert lines
+        return sum(int(line.split(": ")[1]) for line in lines)
+
+    def open(self, address: str, port: int, first: bytes, until: bytes) -> socket.socket:
+        connection = dial(self.pod, address, port)
+        connection.settimeout(10)
+        connection.sendall(first)
+        heard = b""
+        while not heard.endswith(until):
+            heard += connection.recv(1000)
+        return connection
+
+
+@pytest.fixture(scope="module")
+def caller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Caller]:
+    folder = tmp_path_factory.mktemp("connections")
+    with lab(folder / "lab") as made:
+        yield from _caller(made, folder)
+
+
+def _caller(made: Lab, folder: Path) -> Iterator[Caller]:
+    replica = made.pod(manifest("echo", echo("echo")), inject=False)
+    web = manifest("web", application("echo.py", "8080"), annotations={"drain-seconds": "1"})
+    pod, plane = told(made, web, folder)
+    pod.kubelet.start()
+    pod.kubelet.wait_until_ready()
+    found = Caller(pod, plane, replica)
+    plane.say()
+    with plane.serving():
+        found.plane.say(service("chat", clusterIP="10.96.0.8"))
+        until_told(pod, "out_80")
+        yield found
+
+
+ZONE = node("node-1", "eu-1a")
+
+
+def other(*ports: int | Json, **spec: Any) -> Json:
+    return service("other", ports=ports or [80, 5432], clusterIP="10.96.0.9", **spec)
+
+
+OTHERS: dict[str, list[Json]] = {
+    "is called in the caller's zone first": [ZONE, other(trafficDistribution="PreferSameZone")],
+    "is called on the caller's node only": [ZONE, other(internalTrafficPolicy="Local")],
+    "has a port of theirs, of any protocol": [other(80, 5432)],
+    "has a port of theirs, of TCP": [other(TCP, {"port": 80, "name": "tcp"})],
+    "has both families": [other(clusterIPs=["10.96.0.9", "fd96::9"])],
+}
+
+
+@pytest.mark.parametrize("what", OTHERS.values(), ids=OTHERS)
+def test_a_service_that_comes_and_goes_ends_no_connection_of_anothers(caller: Caller, what: list[Json]) -> None:
+    caller.told_of()
+    with ExitStack() as stack:
+        opened = [
+            stack.enter_context(caller.open("10.96.0.7", 5432, b"x", b"x")),
+            stack.enter_context(caller.open("10.96.0.8", 80, UPGRADE, b"\r\n\r\n")),
+        ]
+        for world in (what, []):
+            caller.told_of(*world)
+            for connection in opened:
+                connection.sendall(b"still there?")
+                assert connection.recv(1000) == b"still there?"
