@@ -19,10 +19,11 @@ import grpc
 from grpc.aio import EOF
 
 from controlplane.xds import wire
+from controlplane.xds.authenticator import Authenticator
 from controlplane.xds.cache import Cache
 from controlplane.xds.credentials import Credentials
 from controlplane.xds.door import STREAMS_PER_POD, Door, Pod, pod_of
-from controlplane.xds.identity import Authenticator, Identity, RefusedError
+from controlplane.xds.identity import Identity, RefusedError
 from controlplane.xds.metrics import Metrics
 from controlplane.xds.session import Ended, Session, Stream
 from controlplane.xds.snapshot import Caller, Kind, Snapshot

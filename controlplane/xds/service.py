@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, time
 
+from controlplane.xds.authenticator import KNOWN, NEW, Authenticator
 from controlplane.xds.credentials import Credentials, CredentialsError
-from controlplane.xds.identity import Authenticator, Review
+from controlplane.xds.identity import Review
 from controlplane.xds.metrics import Metrics
 from controlplane.xds.server import Callers, Limits, Server
 from controlplane.xds.snapshot import Snapshot
 
-REVIEWERS = 16  # questions that the API server is asked at a time
 STUCK_SECONDS = 30.0  # without a turn of the loop, after which the process is better restarted
 FILES = 20_000  # open at a time, of which each proxy takes one
 # Python's defaults look at all that thousands of streams hold several times a push: a quarter of the CPU.
@@ -49,7 +49,7 @@ class Discovery:
     def __init__(self, place: Place, metrics: Metrics) -> None:
         self._place, self._metrics = place, metrics
         self._loop: asyncio.AbstractEventLoop
-        self._executor = ThreadPoolExecutor(REVIEWERS, "review")
+        self._executor = ThreadPoolExecutor(NEW + KNOWN, "review")
         self._lock, self._adopting = threading.Lock(), asyncio.Lock()
         self._make: Make | None = None
         self._turned = monotonic()

@@ -15,8 +15,9 @@ from google.rpc.status_pb2 import Status
 from prometheus_client import CollectorRegistry
 
 from controlplane.xds import session
+from controlplane.xds.authenticator import Authenticator
 from controlplane.xds.door import COMPLAINTS
-from controlplane.xds.identity import Authenticator, Identity, believe
+from controlplane.xds.identity import Identity, believe
 from controlplane.xds.metrics import PREFIX, Metrics
 from controlplane.xds.server import Limits, Server
 from controlplane.xds.session import NAMES

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from controlplane.discovery import AUDIENCE
-from controlplane.xds import identity
-from controlplane.xds.identity import FRESH_SECONDS, REFUSED_SECONDS, Authenticator, Identity, RefusedError, believe
+from controlplane.xds import authenticator
+from controlplane.xds.authenticator import FRESH_SECONDS, KNOWN, NEW, REFUSED_SECONDS, Authenticator
+from controlplane.xds.identity import Identity, RefusedError, believe
 from tests.tokens import reviewed, token
 
 WEB = Identity("shop", "web-0", "default", "node-1")
@@ -24,12 +25,14 @@ class Api:
         self.answers = list(answers or [reviewed()])
         self.asked: list[tuple[str, str]] = []
         self.now = 1000.0
+        self.spared = ""  # a token that is answered even if it is not `open`
         self.open = threading.Event()
         self.open.set()
 
     def review(self, shown: str, audience: str) -> Mapping[str, Any]:
         self.asked.append((shown, audience))
-        self.open.wait()
+        if shown != self.spared:
+            self.open.wait()
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
@@ -41,20 +44,44 @@ class Api:
         """What becomes of callers with these headers, one after the other; of those refused, the reason."""
 
         async def story() -> list[Identity | str]:
-            authenticator = Authenticator(self.review, executor, lambda: self.now)
+            asking = Authenticator(self.review, executor, lambda: self.now)
             found = []
             for header, wait, address in zip_longest(headers, waits, addresses):
                 self.now += wait or 0.0
-                found.append(await outcome(authenticator, header, address or ""))
+                found.append(await outcome(asking, header, address or ""))
             return found
 
         with ThreadPoolExecutor(4) as executor:
             return asyncio.run(story())
 
+    def together(
+        self, headers: Sequence[str], known: Sequence[str] = (), *, opens: bool = False
+    ) -> list[Identity | str]:
+        """What becomes of callers that come at once, from one address, while it does not answer."""
 
-async def outcome(authenticator: Authenticator, header: str | None, address: str = "") -> Identity | str:
+        async def story() -> list[Identity | str]:
+            asking = Authenticator(self.review, executor, lambda: self.now)
+            for header in known:
+                await outcome(asking, header)
+            self.now += FRESH_SECONDS
+            self.open.clear()
+            coming = [asyncio.create_task(outcome(asking, header)) for header in headers]
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            if opens:
+                self.open.set()
+            return await asyncio.wait_for(asyncio.gather(*coming), 5)
+
+        with ThreadPoolExecutor(NEW + KNOWN) as executor:
+            try:
+                return asyncio.run(story())
+            finally:
+                self.open.set()
+
+
+async def outcome(asking: Authenticator, header: str | None, address: str = "") -> Identity | str:
     try:
-        return await authenticator.identify(header, address)
+        return await asking.identify(header, address)
     except RefusedError as refusal:
         return refusal.reason
 
@@ -171,8 +198,8 @@ def test_many_streams_with_one_token_ask_once() -> None:
     api.open.clear()
 
     async def story() -> list[Identity | str]:
-        authenticator = Authenticator(api.review, executor, lambda: api.now)
-        waiting = [asyncio.create_task(outcome(authenticator, GOOD)) for _ in range(20)]
+        asking = Authenticator(api.review, executor, lambda: api.now)
+        waiting = [asyncio.create_task(outcome(asking, GOOD)) for _ in range(20)]
         await asyncio.sleep(0)
         waiting[0].cancel()  # the one whose question it is goes away
         api.open.set()
@@ -184,13 +211,13 @@ def test_many_streams_with_one_token_ask_once() -> None:
 
 
 def test_more_questions_than_can_wait_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "MAX_QUESTIONS", 2)
+    monkeypatch.setattr(authenticator, "MAX_QUESTIONS", 2)
     api = Api()
     api.open.clear()
 
     async def story() -> list[Identity | str]:
-        authenticator = Authenticator(api.review, executor, lambda: api.now)
-        waiting = [asyncio.create_task(outcome(authenticator, bearer(token(f"shop/p{n}")))) for n in range(3)]
+        asking = Authenticator(api.review, executor, lambda: api.now)
+        waiting = [asyncio.create_task(outcome(asking, bearer(token(f"shop/p{n}")))) for n in range(3)]
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         api.open.set()
         return await asyncio.gather(*waiting)
@@ -200,7 +227,7 @@ def test_more_questions_than_can_wait_are_refused(monkeypatch: pytest.MonkeyPatc
 
 
 def test_answers_are_kept_of_so_many_tokens_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "KEPT", 2)
+    monkeypatch.setattr(authenticator, "KEPT", 2)
     api = Api()
     one, two, three = (bearer(token(f"shop/p{n}")) for n in range(3))
     api.identify(one, two, three, three, two, one)
@@ -237,8 +264,8 @@ def test_an_api_server_that_is_gone_speaks_against_nobody() -> None:
 
 
 def test_bad_tokens_do_not_push_out_what_is_known_of_good_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "KEPT", 2)
-    monkeypatch.setattr(identity, "KEPT_REFUSALS", 2)
+    monkeypatch.setattr(authenticator, "KEPT", 2)
+    monkeypatch.setattr(authenticator, "KEPT_REFUSALS", 2)
     api = Api(reviewed(), {"authenticated": False})
     assert api.identify(GOOD, *bad(10), GOOD)[-1] == WEB
     assert len(api.asked) == 11
@@ -247,6 +274,71 @@ def test_bad_tokens_do_not_push_out_what_is_known_of_good_ones(monkeypatch: pyte
 def test_a_token_that_is_refused_after_all_is_known_as_refused() -> None:
     api = Api(reviewed(), {"authenticated": False})
     assert api.identify(GOOD, GOOD, GOOD, waits=[0.0, FRESH_SECONDS, 0.0]) == [WEB, "invalid", "invalid"]
+
+
+def pods(count: int) -> list[str]:
+    return [bearer(token(f"shop/web-{number}")) for number in range(count)]
+
+
+def test_an_api_server_that_swallows_packets_keeps_nobody_out_whom_it_has_vouched_for() -> None:
+    api = Api()
+    assert api.together(pods(100), known=pods(100)) == [WEB] * 100
+
+
+def test_and_is_not_asked_again_and_again() -> None:
+    api = Api()
+    api.together(pods(100) * 10, known=pods(100))
+    assert len(api.asked) <= 100 + KNOWN
+
+
+def test_nor_does_anybody_wait_whom_it_does_not_know_for_an_answer_about_those_whom_it_knows() -> None:
+    api = Api()
+    api.spared = token("shop/new")
+    assert api.together([*pods(100), bearer(api.spared)], known=pods(100))[-1] == WEB
+
+
+def test_who_is_new_hears_that_there_was_no_answer_before_it_is_taken_for_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(authenticator, "QUESTION_SECONDS", 0.1)
+    api = Api()
+    assert api.together(pods(100)) == ["unavailable"] * 100
+    assert len(api.asked) <= NEW  # about the others nobody wants to know any more
+
+
+def test_many_new_pods_may_share_an_address() -> None:
+    assert Api().together(pods(200), opens=True) == [WEB] * 200
+
+
+def test_so_many_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(authenticator, "MAX_OF_ADDRESS", 30)
+    found = Api().together(pods(200), opens=True)
+    assert (found.count(WEB), found.count("busy")) == (30, 170)
+
+
+def test_bad_tokens_that_come_at_once_are_asked_about_a_few_times() -> None:
+    api = Api({"authenticated": False})
+    assert set(api.together(bad(900), opens=True)) == {"invalid", "busy"}
+    assert len(api.asked) <= 20 + NEW
+
+
+def test_a_pod_that_is_gone_does_not_stay_known_by_showing_bad_tokens() -> None:
+    api = Api(reviewed(), {"authenticated": False})
+    assert api.identify(GOOD, *bad(30), GOOD, waits=[0.0, FRESH_SECONDS])[-2:] == ["busy", "invalid"]
+
+
+def test_a_process_that_ends_while_it_asks_has_nothing_to_say_of_it(caplog: pytest.LogCaptureFixture) -> None:
+    api = Api()
+
+    async def story() -> None:
+        asking = asyncio.create_task(outcome(Authenticator(api.review, executor, lambda: api.now), GOOD))
+        await asyncio.wait([asking], timeout=0.01)
+        api.open.set()
+
+    api.open.clear()
+    with ThreadPoolExecutor(1) as executor:
+        asyncio.run(story())
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
 
 
 @pytest.mark.parametrize("node", ["web-0.shop", "web.with.dots.shop"])
