@@ -8,12 +8,13 @@ apply, which changes nothing where it is there.
 """
 
 import json
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import urllib3
 from kubernetes.client.api_client import ApiClient
@@ -23,13 +24,19 @@ from kubernetes.client.rest import RESTResponse
 from kubernetes.config import ConfigException
 from kubernetes.config.incluster_config import load_incluster_config
 from kubernetes.config.kube_config import load_kube_config
+from urllib3.connection import HTTPConnection
 
 Object = dict[str, Any]
-Reason = Literal["unreachable", "server", "conflict", "refused", "missing", "gone"]
+# `malformed`: what answers is no API server, or a bug; `short`: a watch that ends as soon as it has begun.
+Reason = Literal["unreachable", "server", "conflict", "refused", "missing", "gone", "malformed", "short"]
+Told = Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]
 
 FIELD_MANAGER = "envoy-sidecar-controlplane"
 TIMEOUT = (5, 15)  # seconds: to connect, and between two parts of an answer
-WATCH_SECONDS = 240  # then it is asked for anew, so that a connection that died unnoticed is missed no longer
+# Then it is asked for anew: before what stands between us takes the connection for idle, mostly after a minute; and so
+# that one which died is not taken for quiet for longer than this and the time to read.
+WATCH_SECONDS = 50
+KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}  # a peer that is gone is noticed in 40 s
 PAGE = 500  # objects of one list
 MAX_MESSAGE = 300  # characters of what the API server says
 NAMESPACES, PODS = "/api/v1/namespaces", "/api/v1/pods"
@@ -52,6 +59,7 @@ def connect(kubeconfig: str | None = None) -> ApiClient:
     """
     configuration = Configuration()
     configuration.retries = 1
+    configuration.socket_options = _socket_options()
     try:
         if kubeconfig is None:
             load_incluster_config(configuration)
@@ -75,7 +83,7 @@ class Collection:
 class Event:
     """What a watch told. A `BOOKMARK` has nothing but the version that it has come to."""
 
-    type: Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]
+    type: Told
     object: Object
     version: str
 
@@ -97,15 +105,15 @@ class Kube:
 
     def config_maps(self, namespace: str, selector: str) -> Iterator[Object]:
         """The ConfigMaps of a namespace that a label selector picks."""
-        return self._list(f"{NAMESPACES}/{namespace}/configmaps", {"labelSelector": selector})
+        return self._list(Collection(f"{NAMESPACES}/{namespace}/configmaps", selector))
 
     def namespaces(self, selector: str) -> Iterator[Object]:
         """The metadata of the namespaces that a label selector picks."""
-        return self._list(NAMESPACES, {"labelSelector": selector}, _METADATA.format("List"))
+        return self._list(Collection(NAMESPACES, selector, metadata=True))
 
     def pods(self, selector: str) -> Iterator[Object]:
         """The metadata of the pods of all namespaces that a label selector picks."""
-        return self._list(PODS, {"labelSelector": selector}, _METADATA.format("List"))
+        return self._list(Collection(PODS, selector, metadata=True))
 
     def apply(self, config_map: Object) -> None:
         """Makes the ConfigMap be there, with this content."""
@@ -134,8 +142,11 @@ class Kube:
             "kind": "TokenReview",
             "spec": {"token": token, "audiences": [audience]},
         }
-        status: Object = self._object("POST", "/apis/authentication.k8s.io/v1/tokenreviews", body=body)["status"]
-        return status
+        match self._object("POST", "/apis/authentication.k8s.io/v1/tokenreviews", body=body):
+            case {"status": dict(status)}:
+                return status
+            case _:
+                raise KubeError("malformed", "a TokenReview without a status")
 
     def report(self, event: Object) -> None:
         """Writes an Event, unless one of that name is there."""
@@ -145,39 +156,23 @@ class Kube:
             if error.reason != "conflict":
                 raise
 
-    def watch(self, path: str, selector: str) -> Iterator[None]:
-        """Something for each change, and for each object that is there at first; ends now and then."""
-        query = {"labelSelector": selector, "watch": "true", "timeoutSeconds": str(WATCH_SECONDS)}
-        accept, timeout = _METADATA.format(""), (TIMEOUT[0], WATCH_SECONDS + TIMEOUT[1])
-        answer = self._ask("GET", path, query, accept=f"{accept},{_JSON}", timeout=timeout)
-        try:
-            with closing(answer.response):
-                for line in answer.response:
-                    if json.loads(line)["type"] == "ERROR":
-                        return
-                    yield
-        except (urllib3.exceptions.HTTPError, OSError, ValueError, KeyError) as error:
-            raise KubeError("unreachable", f"watch of {path}: {type(error).__name__}") from None
-
     def whole(self, of: Collection) -> tuple[list[Object], str]:
         """All objects, and the version to watch from.
 
         Raises KubeError, `gone` if it took so long that the pages do not belong together any more.
         """
-        accept = _METADATA.format("List") if of.metadata else _JSON
-        objects: list[Object] = []
-        query = {"labelSelector": of.selector, "limit": str(PAGE)}
-        while True:
-            page = _read(self._ask("GET", of.path, query, accept=accept))
-            objects += page["items"] or ()
-            query["continue"] = page["metadata"].get("continue", "")
-            if not query["continue"]:
-                return objects, page["metadata"]["resourceVersion"]
+        pages = list(self._pages(of))
+        return [found for items, _ in pages for found in items], pages[-1][1]
 
-    def events(self, of: Collection, version: str) -> Iterator[Event]:
-        """What happens after that version, as it does; ends now and then, to be asked for anew.
+    def newest(self, of: Collection) -> str:
+        """The version of the whole store at this moment, as the API server has it from there."""
+        _, version, _ = self._page(of, {"limit": "1"})
+        return version
 
-        Raises KubeError, `gone` if the API server does not know any more.
+    def events(self, of: Collection, version: str = "") -> Iterator[Event]:
+        """What happens after that version, as it does; ends after a while, to be asked for anew.
+
+        Without a version, what is there comes first. Raises KubeError, `gone` if the API server does not know any more.
         """
         query = {
             "labelSelector": of.selector,
@@ -192,18 +187,31 @@ class Kube:
         try:
             with closing(answer.response):
                 yield from map(_event, answer.response)
-        except (urllib3.exceptions.HTTPError, OSError, ValueError, KeyError) as error:
+        except (urllib3.exceptions.HTTPError, OSError) as error:
             raise KubeError("unreachable", f"watch of {of.path}: {type(error).__name__}") from None
 
-    def _list(self, path: str, query: Mapping[str, str], accept: str = _JSON) -> Iterator[Object]:
-        following = ""
+    def _list(self, of: Collection) -> Iterator[Object]:
+        for items, _ in self._pages(of):
+            yield from items
+
+    def _pages(self, of: Collection) -> Iterator[tuple[list[Object], str]]:
+        """The objects of each page, and the version that all of them have."""
+        query = {"labelSelector": of.selector, "limit": str(PAGE)}
         while True:
-            more = {**query, "limit": str(PAGE), "continue": following}
-            page = _read(self._ask("GET", path, more, accept=accept))
-            yield from page["items"]
-            following = page["metadata"].get("continue", "")
-            if not following:
+            items, version, query["continue"] = self._page(of, query)
+            yield items, version
+            if not query["continue"]:
                 return
+
+    def _page(self, of: Collection, query: Mapping[str, str]) -> tuple[list[Object], str, str]:
+        """Objects, their version, and where those go on that follow."""
+        accept = _METADATA.format("List") if of.metadata else _JSON
+        page = _read(self._ask("GET", of.path, query, accept=accept))
+        match page:
+            case {"items": list() | None as items, "metadata": {"resourceVersion": str(version)} as metadata}:
+                return items or [], version, str(metadata.get("continue") or "")
+            case _:
+                raise KubeError("malformed", f"GET {of.path}: no list")
 
     def _object(
         self,
@@ -246,11 +254,25 @@ class Kube:
 
 
 def _event(line: bytes) -> Event:
-    told = json.loads(line)
-    found = told["object"]
-    if told["type"] == "ERROR":
-        raise KubeError(_reason(int(found.get("code") or 0)), f"watch: {found.get('message', 'no reason given')}")
-    return Event(told["type"], found, found["metadata"]["resourceVersion"])
+    match _json(line):
+        case {"type": "ERROR", "object": {"code": int(code)} as status}:
+            raise KubeError(_reason(code), f"watch: {status.get('message', 'no reason given')}")
+        case {"type": str(told), "object": {"metadata": {"resourceVersion": str(version)}} as found} if told in _TOLD:
+            return Event(told, found, version)
+        case _:
+            raise KubeError("malformed", "watch: no event")
+
+
+_TOLD: tuple[Told, ...] = get_args(Told)
+
+
+def _socket_options() -> list[tuple[int, int, int]]:
+    """Those of a connection that asks whether its peer is there; some systems have other names for that."""
+    timing = [(socket.IPPROTO_TCP, getattr(socket, name), value) for name, value in KEEPALIVE.items() if name in _NAMES]
+    return [*HTTPConnection.default_socket_options, (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), *timing]
+
+
+_NAMES = frozenset(dir(socket))
 
 
 def _config_map(namespace: str, name: str) -> str:
@@ -259,9 +281,19 @@ def _config_map(namespace: str, name: str) -> str:
 
 def _read(answer: RESTResponse) -> Object:
     try:
-        found: Object = json.loads(answer.response.data)
-    except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+        found = _json(answer.response.data)
+    except (urllib3.exceptions.HTTPError, OSError) as error:
         raise KubeError("unreachable", f"half an answer: {type(error).__name__}") from None
+    if not isinstance(found, dict):
+        raise KubeError("malformed", "no object")
+    return found
+
+
+def _json(text: bytes) -> object:
+    try:
+        found: object = json.loads(text)
+    except (ValueError, RecursionError):
+        raise KubeError("malformed", "no JSON") from None
     return found
 
 

@@ -13,10 +13,11 @@ from typing import Protocol
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from controlplane.kube import Kube, KubeError
+from controlplane.logs import tell_crash
 from controlplane.ports import PORTS
 from controlplane.reporter import Reporter
 from controlplane.xds import destinations, explain
-from controlplane.xds.disk import Disk, DiskError
+from controlplane.xds.disk import Disk
 from controlplane.xds.feed import Feed
 from controlplane.xds.mesh import Mesh
 from controlplane.xds.metrics import PREFIX, Metrics
@@ -69,9 +70,13 @@ class Source(Protocol):
     def stop(self) -> None:
         """Ends them."""
 
+    @property
+    def healthy(self) -> bool:
+        """Whether they are alive, if they are to be."""
+
 
 class Proxies:
-    """The part. `start` it; any thread may call the rest. `report` writes Events, if there is somewhere to write."""
+    """The part. `start` it; any thread may call the rest. The reporter is there if Events can be written."""
 
     def __init__(
         self,
@@ -79,11 +84,12 @@ class Proxies:
         choices: Choices,
         registry: CollectorRegistry,
         source: Callable[["Proxies"], Source],
-        report: Callable[[Mesh], None] = lambda _mesh: None,
+        reporter: Reporter | None = None,
     ) -> None:
-        self._discovery = Discovery(place, Metrics(registry))
-        self._worlds, self._report = Worlds(self._discovery.publish, choices), report
-        self.feed = Feed(self._take)
+        self._metrics = Metrics(registry)
+        self._discovery = Discovery(place, self._metrics)
+        self._worlds, self._reporter = Worlds(self._discovery.publish, choices), reporter
+        self.feed = Feed(self._take, on_failure=self._crashed)
         self._holding, self._unread, self._looked_at = "", "", Mesh()
         self._names: tuple[Mesh, bytes] | None = None
         self._counts = Counts(registry)
@@ -110,8 +116,9 @@ class Proxies:
 
     @property
     def healthy(self) -> bool:
-        """Whether the server's loop still turns."""
-        return self._discovery.healthy
+        """Whether the server's loop still turns, and every thread that it depends on lives."""
+        reporting = self._reporter is None or self._reporter.healthy
+        return self._discovery.healthy and self.feed.healthy and self._source.healthy and reporting
 
     @property
     def ready(self) -> bool:
@@ -134,18 +141,27 @@ class Proxies:
         found = self._discovery.debug(path) if method == "GET" else None
         return None if found is None else (200, found.encode(), "application/json")
 
-    def failed(self, what: What, error: KubeError) -> None:
+    def failed(self, what: What, error: Exception) -> None:
         """A list or a watch failed; it is begun again."""
+        if not isinstance(error, KubeError):
+            self._counts.failures.labels(what.lower(), "internal").inc()
+            tell_crash("watch failed", kind=what, reason="internal")
+            return
         self._counts.failures.labels(what.lower(), error.reason).inc()
         _LOG.warning(
             "watch failed", extra={"facts": {"kind": what, "reason": error.reason, "problem": str(error)[:300]}}
         )
 
-    def unreadable(self, error: DiskError) -> None:
+    def unreadable(self, error: Exception) -> None:
         """A file cannot be read; what was known stays. Said once, for it is tried ten times a second."""
         former, self._unread = self._unread, str(error)
         if self._unread != former:
             _LOG.warning("manifests not read", extra={"facts": {"problem": self._unread[:300]}})
+
+    def _crashed(self, bug: Exception) -> None:
+        """A change could not be taken over: all is listed anew, and tried again."""
+        self._metrics.failures.inc()
+        tell_crash("world not taken over", problem=repr(bug)[:300])
 
     def _take(self, mesh: Mesh) -> None:
         former, self._holding = self._holding, self.feed.holding
@@ -157,14 +173,13 @@ class Proxies:
         if mesh.services is not self._looked_at.services or mesh.problems is not self._looked_at.problems:
             self._looked_at = mesh
             self._counts.problems.set(len(explain.problems(mesh)))
-            self._report(mesh)
+            if self._reporter is not None:
+                self._reporter.look(mesh)
 
 
 def of_cluster(kube: Kube, place: Place, choices: Choices, registry: CollectorRegistry) -> Proxies:
     """For the proxies of a cluster."""
-    return Proxies(
-        place, choices, registry, lambda part: Watch(kube, part.feed, part.failed), Reporter(kube.report).look
-    )
+    return Proxies(place, choices, registry, lambda part: Watch(kube, part.feed, part.failed), Reporter(kube.report))
 
 
 def of_disk(manifests: Path, place: Place, choices: Choices, registry: CollectorRegistry) -> Proxies:

@@ -5,23 +5,24 @@ is gone is asked again, later and later; nothing that runs depends on an answer.
 """
 
 import logging
-import random
 import threading
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Info
 
-from controlplane import kube
-from controlplane.kube import KubeError
+from controlplane.backoff import Backoff
+from controlplane.kube import NAMESPACES, Collection, KubeError
 from controlplane.logs import tell, tell_crash
 from controlplane.publication import Publish, Step, plan
 from controlplane.publisher import OPT_IN, Publisher
 
 BREATH_SECONDS = 1.0  # between two rounds, however much happens
-MAX_BACKOFF_SECONDS = 60.0
+BACKOFF_SECONDS = 2.0, 60.0  # at first, and at most
+QUICK_SECONDS = 1.0  # a watch that ends sooner than that is not asked for again at once
 DOUBT_SECONDS = 600.0  # after which all is published anew
 STUCK_SECONDS = 300.0  # without a round, after which the process is better restarted
+OPTED_IN = Collection(NAMESPACES, OPT_IN, metadata=True)
 MAX_ROUNDS = 50  # plans until nothing is left to do; an upgrade takes five
 
 
@@ -56,21 +57,23 @@ class Rounds:
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._doubted = self._alive = monotonic()
         self._published = False
+        self._watching = threading.Thread(target=self._watch, name="watch", daemon=True)
         publisher.on_refusal = self._refused
 
     def run(self) -> None:
         """Publishes until it is told to stop."""
-        threading.Thread(target=self._watch, name="watch", daemon=True).start()
-        failures = 0
+        self._watching.start()
+        backoff = Backoff(*BACKOFF_SECONDS)
         while not self._stopping.is_set():
             self._wake.clear()
-            failures = 0 if self._round() else failures + 1
+            done = self._round()
             self._alive = monotonic()
             self._stopping.wait(BREATH_SECONDS)
-            if failures:
-                self._stopping.wait(_backoff(failures))
-            else:
+            if done:
+                backoff.worked()
                 self._wake.wait(self._period)
+            else:
+                self._stopping.wait(backoff.failed())
 
     def stop(self) -> None:
         """Lets `run` return after the step that it is doing."""
@@ -79,8 +82,9 @@ class Rounds:
 
     @property
     def healthy(self) -> bool:
-        """Whether rounds are still being made, successful or not."""
-        return monotonic() - self._alive < STUCK_SECONDS
+        """Whether rounds are still being made, successful or not, and namespaces watched."""
+        watching = self._watching.ident is None or self._watching.is_alive() or self._stopping.is_set()
+        return watching and monotonic() - self._alive < STUCK_SECONDS
 
     @property
     def ready(self) -> bool:
@@ -139,18 +143,26 @@ class Rounds:
 
     def _watch(self) -> None:
         """Wakes the rounds when a namespace opts in or out."""
-        failures = 0
+        backoff, version = Backoff(*BACKOFF_SECONDS), ""
         while not self._stopping.is_set():
             try:
-                for _ in self._publisher.kube.watch(kube.NAMESPACES, OPT_IN):
-                    failures = 0
-                    self._wake.set()
-            except KubeError as error:
-                failures += 1
-                tell("watch failed", logging.WARNING, reason=error.reason, problem=str(error))
-                self._stopping.wait(_backoff(failures))
+                version = self._hear(version)
+                backoff.worked()
+            except Exception as error:  # a bug of ours must not leave the process deaf
+                if isinstance(error, KubeError):
+                    tell("watch failed", logging.WARNING, reason=error.reason, problem=str(error))
+                else:
+                    tell_crash("crash")
+                version = ""
+                self._stopping.wait(backoff.failed())
 
-
-def _backoff(failures: int) -> float:
-    """Seconds; twice as many each time, less a chance part, so that replicas do not ask at the same moment."""
-    return float(min(MAX_BACKOFF_SECONDS, 2.0 ** min(failures, 16)) * random.uniform(0.5, 1))  # noqa: S311  no secret
+    def _hear(self, version: str) -> str:
+        """Until a watch of namespaces ends, which it does after a while; the version that it came to."""
+        begun = monotonic()
+        for event in self._publisher.kube.events(OPTED_IN, version):
+            version = event.version
+            if event.type != "BOOKMARK":
+                self._wake.set()
+        if monotonic() - begun < QUICK_SECONDS:
+            raise KubeError("short", "watch of namespaces: it ended at once")
+        return version

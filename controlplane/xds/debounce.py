@@ -1,6 +1,6 @@
 """When a change is told: lists of what is due, from what happened and the time (seconds, of any clock that only grows).
 
-A Service's endpoints at once, and then at most every 200 ms; endpoints that are gone always at once. All else when
+A Service's endpoints at once, and then at most every 200 ms, or every 20 ms if one of them is gone. All else when
 nothing has happened for 100 ms, or a second after it began.
 """
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from controlplane.xds.mesh import Key
 
 ENDPOINTS_SECONDS = 0.2
+FEWER_SECONDS = 0.02  # what flaps is told fifty times a second at most
 QUIET_SECONDS = 0.1
 MOST_SECONDS = 1.0
 
@@ -37,7 +38,7 @@ class Debounce:
     def endpoints(self, service: Key, now: float, *, fewer: bool) -> None:
         """A Service's endpoints differ; `fewer`: one of them is gone."""
         told = self._told.get(service)
-        until = now if fewer or told is None else max(now, told + ENDPOINTS_SECONDS)
+        until = now if told is None else max(now, told + (FEWER_SECONDS if fewer else ENDPOINTS_SECONDS))
         self._waiting[service] = min(self._waiting.get(service, until), until)
 
     def rest(self, now: float) -> None:

@@ -6,7 +6,7 @@ For demonstrations, tests, and the commands that need no cluster.
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 
@@ -31,8 +31,8 @@ def read(place: Path) -> Objects:
     for path in files(place):
         for one in _documents(path):
             kind = one.get("kind")
-            if kind in found:
-                found[cast("What", kind)].append(one)
+            if isinstance(kind, str) and kind in found:
+                found[kind].append(one)
     return found
 
 
@@ -87,28 +87,34 @@ def _flat(document: object) -> Iterator[dict[str, Any]]:
 class Disk:
     """Tells `feed` until `stop`. `on_failure` hears what cannot be read; what was known stays."""
 
-    def __init__(self, place: Path, feed: Feed, on_failure: Callable[[DiskError], None]) -> None:
+    def __init__(self, place: Path, feed: Feed, on_failure: Callable[[Exception], None]) -> None:
         self._place, self._feed, self._on_failure = place, feed, on_failure
         self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="disk", daemon=True)
 
     def start(self) -> None:
         """Begins, in a thread of its own."""
-        threading.Thread(target=self._follow, name="disk", daemon=True).start()
+        self._thread.start()
 
     def stop(self) -> None:
         """Ends it at the next look."""
         self._stopping.set()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether it still looks, if it is to."""
+        return self._thread.ident is None or self._thread.is_alive() or self._stopping.is_set()
 
     def _follow(self) -> None:
         seen: object = None
         while not self._stopping.is_set():
             try:
                 there = self._state()
-                if there != seen:
+                if there != seen or self._feed.wanted:
                     seen = there
                     for what, objects in read(self._place).items():
                         self._feed.listed(what, objects)
-            except DiskError as error:
+            except Exception as error:  # DiskError, or a bug of ours: neither may end it
                 self._on_failure(error)
             for what in WHAT:
                 self._feed.heard(what)

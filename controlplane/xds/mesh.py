@@ -24,10 +24,11 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with an object, for its author. `about` is `Service shop/orders`."""
+    """What is wrong with an object, for its author. `about` is `Service shop/orders`, `uid` says which of that name."""
 
     about: str
     message: str
+    uid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class Service:
     sticky: bool = False
     policy: Policy = DEFAULT
     problems: tuple[Problem, ...] = ()
+    uid: str = ""
 
     def port(self, number: int) -> Port | None:
         """The port of that number."""

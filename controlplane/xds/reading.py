@@ -79,6 +79,7 @@ def service(raw: Any) -> Service | Problem:
         sticky=spec.session_affinity == "ClientIP",
         policy=policy,
         problems=_problems("Service", found.metadata, (*problems, *refused, *left_out)),
+        uid=found.metadata.uid,
     )
 
 
@@ -234,11 +235,12 @@ def _convert(raw: Any, form: type[_T], kind: str) -> _T | Problem:
     except (msgspec.ValidationError, RecursionError) as error:
         metadata = raw.get("metadata") if isinstance(raw, dict) else None
         named = metadata if isinstance(metadata, dict) else {}
-        return Problem(f"{kind} {named.get('namespace', 'default')!s:.63}/{named.get('name', '?')!s:.253}", str(error))
+        about = f"{kind} {named.get('namespace', 'default')!s:.63}/{named.get('name', '?')!s:.253}"
+        return Problem(about, str(error), f"{named.get('uid', '')!s:.63}")
 
 
 def _problem(kind: str, metadata: objects.Metadata, message: str) -> Problem:
-    return Problem(f"{kind} {metadata.namespace}/{metadata.name}", message)
+    return Problem(f"{kind} {metadata.namespace}/{metadata.name}", message, metadata.uid)
 
 
 def _problems(kind: str, metadata: objects.Metadata, messages: Sequence[str]) -> tuple[Problem, ...]:

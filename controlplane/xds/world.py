@@ -31,7 +31,10 @@ class World:
     def put(self, what: What, raw: Any) -> None:
         """An object is there, or is another now."""
         name = key_of(raw)
-        found = _read(what, raw)
+        try:
+            found = _read(what, raw)
+        except Exception as bug:  # a bug of ours in one object must not keep all others from being told
+            found = Problem(f"{what} {name}", f"cannot be read, by a fault of the control plane: {type(bug).__name__}")
         if found is None:
             self.remove(what, name)
         elif self._there[what].get(name) != found:
@@ -162,7 +165,10 @@ class World:
                     case _:
                         pass
         message = f"of all ports together, more than {MOST_PLACES} endpoints: each port has the first of its own only"
-        found.update(Problem(f"Service {name}", message) for name in self._slices if self._places(name) > MOST_PLACES)
+        for name in self._slices:
+            if self._places(name) > MOST_PLACES:
+                service = self._there["Service"].get(name)
+                found.add(Problem(f"Service {name}", message, service.uid if isinstance(service, Service) else ""))
         return tuple(sorted(found, key=lambda problem: (problem.about, problem.message)))
 
 

@@ -34,7 +34,7 @@ class Watched:
 
     def __init__(self, api: Kube) -> None:
         self.meshes: list[Mesh] = []
-        self.failures: list[KubeError] = []
+        self.failures: list[Exception] = []
         self.feed = Feed(self.meshes.append)
         self._watch = Watch(api, self.feed, lambda _, error: self.failures.append(error))
         self._thread = threading.Thread(target=self.feed.run)
@@ -165,7 +165,7 @@ class Forgetful(Kube):
 
     asked = itertools.count()
 
-    def events(self, of: Collection, version: str) -> Iterator[Event]:
+    def events(self, of: Collection, version: str = "") -> Iterator[Event]:
         return super().events(of, "1" if next(self.asked) < len(WHAT) else version)
 
 
@@ -189,9 +189,55 @@ def test_an_api_server_that_goes_changes_nothing_and_is_followed_when_it_is_back
             # What was before its restart this server does not know: 410 Gone, after which all is listed anew.
             again = whole.enter_context(Watched(Forgetful(api.api)))
             eventually(lambda: len(again.failures) == len(WHAT), "each kind is told so", seconds=SECONDS)
-            assert {error.reason for error in again.failures} == {"gone"}
+            assert {error.reason for error in again.failures if isinstance(error, KubeError)} == {"gone"}
             writer.delete(slices("shop", range(13, 15)))
             same(again, api)
+
+
+def test_a_store_that_was_restored_from_a_backup_is_known_as_it_is(
+    alone: tuple[Cluster, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its versions are lower than those that were watched: a watch from such a one tells nothing, and no error."""
+    monkeypatch.setattr(kube, "WATCH_SECONDS", 5)
+    cluster, store = alone
+    (tmp_path / "backup").mkdir()
+    with ExitStack() as whole:
+        backup = whole.enter_context(control_plane.etcd(tmp_path / "backup"))
+        with control_plane.serving(cluster, backup):
+            cluster.kubectl("create", "-f", "-", stdin=[namespace("shop", {})])
+            Writer.of(cluster).create([*services("shop", range(5)), *slices("shop", range(5))])
+        with control_plane.serving(cluster, store):
+            cluster.kubectl("create", "-f", "-", stdin=[namespace("shop", {})])
+            writer = Writer.of(cluster)
+            writer.create([*services("shop", range(8)), *slices("shop", range(8))])
+            for number in range(200):
+                writer.patch(slices("shop", range(8), network=number % 2 + 2))
+            api = Kube(kube.connect(str(cluster.kubeconfig)))
+            watched = whole.enter_context(Watched(api))
+            same(watched, api)
+            before = int(api.newest(COLLECTIONS["Service"]))
+        with control_plane.serving(cluster, backup):
+            assert int(api.newest(COLLECTIONS["Service"])) < before
+            same(watched, api)
+            assert len(watched.mesh.services["shop"]) == 5
+            assert "gone" not in {error.reason for error in watched.failures if isinstance(error, KubeError)}
+
+
+def test_a_bookmark_comes_before_a_watch_ends(
+    api: Kube, kubernetes: Cluster, new_namespace: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where what has changed is of no interest, such as slices of headless Services."""
+    monkeypatch.setattr(kube, "WATCH_SECONDS", 5)
+    where, of = new_namespace({}), COLLECTIONS["EndpointSlice"]
+    headless = slices(where, range(1))
+    headless[0]["metadata"]["labels"]["service.kubernetes.io/headless"] = ""
+    _, before = api.whole(of)
+    writing = threading.Timer(1, Writer.of(kubernetes).create, [headless])
+    writing.start()
+    told = list(api.events(of, before))
+    writing.join()
+    assert {one.type for one in told} == {"BOOKMARK"}
+    assert int(told[-1].version) > int(before)
 
 
 # With the rights that our manifests give
@@ -219,14 +265,15 @@ def test_what_is_wrong_with_a_service_stands_in_its_events_once(
     for _ in range(2):  # as two replicas do it
         Reporter(ours.report).look(mine)
 
-    def events() -> list[Object]:
-        listed = kubernetes.get("events", "-n", where, "--field-selector", "involvedObject.name=orders")
-        items: list[Object] = listed["items"]
-        return items
+    def described() -> list[str]:
+        found = kubernetes.kubectl("describe", "service", "orders", "-n", where).stdout
+        return [line for line in found.splitlines() if "envoy-sidecar-controlplane" in line]
 
-    (event,) = eventually(events, "an event")
-    assert event["message"].startswith("envoy-sidecar.io/retries: 'many': use a whole number")
-    assert (event["type"], event["involvedObject"]["kind"]) == ("Warning", "Service")
+    (line,) = eventually(described, "kubectl describe shows it")
+    assert "Warning" in line
+    assert "envoy-sidecar.io/retries: 'many': use a whole number" in line
+    listed = kubernetes.get("events", "-n", where, "--field-selector", "involvedObject.name=orders")
+    assert len(listed["items"]) == 1
 
 
 def test_its_account_may_ask_whose_token_it_is(kubernetes: Cluster, ours: Kube) -> None:
