@@ -54,6 +54,8 @@ class Translated:
             following._localities, following._narrow = self._localities, self._narrow
         else:
             following._look_again(self)
+        if mesh.zones is not self.mesh.zones:
+            following._forget_places_gone_since(self)
         return following
 
     def names(self, kind: Kind, caller: Caller) -> Sequence[str]:
@@ -228,6 +230,17 @@ class Translated:
                 self.rejected.pop(name, None)
             if former.mesh.service(key) is None:
                 del self._asked[key]
+
+    def _forget_places_gone_since(self, former: "Translated") -> None:
+        """The same, with the names of zones and nodes: their Services stay, and nodes come and go all the time."""
+        for owner, asked in self._asked.items():
+            local = [name for name in asked if "@" in name[1]] if isinstance(owner, Key) else []
+            for name in local:
+                if self._recipe(*name)[0] is None:
+                    self._made.pop(name, None)
+                    self.rejected.pop(name, None)
+                    if former._recipe(*name)[0] is None:
+                        asked.discard(name)
 
     def _touched(self, former: "Translated") -> Iterator[Key]:
         """The Services that differ, or whose endpoints do."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from controlplane.extensions import Json
 from controlplane.xds import messages
 from controlplane.xds.cache import Cache
+from controlplane.xds.mesh import Key
 from controlplane.xds.scope import Scope
 from controlplane.xds.snapshot import WILDCARD, Caller, Kind
 from controlplane.xds.stream import Conversation
@@ -165,6 +166,46 @@ def test_what_is_gone_for_good_leaves_nothing_behind() -> None:
         of = of.next(mesh(service("b")))
     assert not [name for name in of._made if "orders" in name[1]]
     assert not [owner for owner in of._asked if "orders" in str(owner)]
+
+
+def test_nodes_and_zones_that_are_gone_leave_nothing_behind_though_their_services_stay() -> None:
+    spread = service("spread", trafficDistribution="PreferSameZone")
+    there = world(service("local", internalTrafficPolicy="Local"), spread, slice_of("local"), slice_of("spread"))
+    now = Translated(there.mesh(), Choices())
+    for number in range(20):
+        there.put("Node", node(f"n{number}", f"eu-{number}"))
+        now = now.next(there.mesh())
+        caller = Caller("shop", "web-1", node=f"n{number}", zone=f"eu-{number}")
+        assert {name for _, name in everything(now, caller)} >= {
+            f"shop/local:80@n{number}",
+            f"shop/spread:80@eu-{number}",
+        }
+        there.remove("Node", Key("default", f"n{number}"))
+        now = now.next(there.mesh())
+        now.retain([])
+    there.put("Node", node("last", "eu-last"))
+    now = now.next(there.mesh())
+    now.retain([])
+    known = {name for names in now._asked.values() for _, name in names} | {name for _, name in now._made}
+    assert not [name for name in known if "@n" in name or "@eu" in name]
+
+
+def test_a_node_that_is_back_is_told_of_as_before() -> None:
+    there = world(service("local", internalTrafficPolicy="Local"), slice_of("local"), node("n1", "eu"))
+    now, caller = Translated(there.mesh(), Choices()), Caller("shop", "web-1", node="n1", zone="eu")
+    told = everything(now, caller)
+    for _ in range(2):
+        there.remove("Node", Key("default", "n1"))
+        now = now.next(there.mesh())
+        there.put("Node", node("n2", "eu"))
+        now = now.next(there.mesh())
+        there.remove("Node", Key("default", "n2"))
+    there.put("Node", node("n1", "eu"))
+    now = now.next(there.mesh())
+    assert everything(now, caller) == told
+    there.put("Service", service("local", internalTrafficPolicy="Local", annotations={"connect-timeout": "2s"}))
+    latter = now.next(there.mesh())
+    assert (Kind.CLUSTER, "shop/local:80@n1") in set(latter.changed(now))
 
 
 def test_a_view_that_turns_into_another_changes_what_names_mean_and_takes_none_away() -> None:
