@@ -5,6 +5,7 @@ from controlplane.extensions import PRESERVE_CASE, Json, config, extension
 from controlplane.headers import UNPROCESSED
 from controlplane.xds.mesh import Port, Service
 from controlplane.xds.policies import Policy
+from controlplane.xds.values import Balancing
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
@@ -37,8 +38,13 @@ def seconds(milliseconds: int) -> str:
     return f"{milliseconds / 1000:.3f}".rstrip("0").rstrip(".") + "s"
 
 
+def balancing(service: Service) -> Balancing:
+    """How an endpoint is chosen: as its author says, or as the Service's session affinity asks."""
+    return service.policy.balancing or ("consistent-hash" if service.sticky else "least-request")
+
+
 def _balancing(service: Service) -> Json:
-    match service.policy.balancing or ("consistent-hash" if service.sticky else "least-request"):
+    match balancing(service):
         case "least-request":
             return _lb("least_request", "LeastRequest", choice_count=2, **_warm_up(service.policy))
         case "round-robin":

@@ -12,6 +12,7 @@ from controlplane.clusters import BUFFER_BYTES, PASSTHROUGH
 from controlplane.connection_manager import transparent
 from controlplane.extensions import Json, extension
 from controlplane.xds import scope
+from controlplane.xds.clusters import balancing
 from controlplane.xds.mesh import Port, Service
 from controlplane.xds.scope import View
 
@@ -64,13 +65,15 @@ def _tcp_chains(members: Sequence[tuple[Service, Port]], of: View, *, ipv6: bool
                 "filter_chain_match": {
                     "prefix_ranges": [{"address_prefix": ip, "prefix_len": 128 if ipv6 else 32} for ip in addresses]
                 },
-                "filters": [_tcp(scope.cluster_name(service, port, of))],
+                "filters": [_tcp(scope.cluster_name(service, port, of), **_hash_policy(service))],
             }
 
 
 def _http(port: int, http: Http) -> Json:
     waiting = [_ON_DEMAND] if http.on_demand else []
-    manager = transparent("outbound", (), http.upgrades, filters=waiting, tracing=http.tracing)
+    manager = transparent(
+        "outbound", (), http.upgrades, filters=waiting, tracing=http.tracing, local_reply_config=_LOCAL_REPLIES
+    )
     del manager["typed_config"]["route_config"]
     manager["typed_config"]["rds"] = {
         "route_config_name": scope.routes_name(port),
@@ -87,6 +90,20 @@ def _http(port: int, http: Http) -> Json:
     }
 
 
+# A body that outgrows what is kept of it, while nobody takes it: without repetitions, that had been a 503.
+_LOCAL_REPLIES: Json = {
+    "mappers": [
+        {
+            "filter": {
+                "status_code_filter": {
+                    "comparison": {"op": "EQ", "value": {"default_value": 507, "runtime_key": "outbound_status"}}
+                }
+            },
+            "status_code": 503,
+        }
+    ]
+}
+
 # A cluster that the control plane does not bring in time fails the request that waited, with 503, as if it were none.
 _ON_DEMAND = extension(
     "envoy.filters.http.on_demand",
@@ -95,7 +112,12 @@ _ON_DEMAND = extension(
 )
 
 
-def _tcp(cluster: str) -> Json:
+def _hash_policy(service: Service) -> Json:
+    """Over TCP nothing is seen of a caller but its address; without one, Envoy would choose at random."""
+    return {"hash_policy": [{"source_ip": {}}]} if balancing(service) == "consistent-hash" else {}
+
+
+def _tcp(cluster: str, **options: Any) -> Json:
     return extension(
         "envoy.filters.network.tcp_proxy",
         "filters.network.tcp_proxy.v3.TcpProxy",
@@ -103,6 +125,7 @@ def _tcp(cluster: str) -> Json:
         cluster=cluster,
         idle_timeout="0s",
         access_log=access_log.tcp("outbound"),
+        **options,
     )
 
 

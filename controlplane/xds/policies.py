@@ -3,7 +3,7 @@
 A bad one is told of, and the rest applies. The defaults never repeat what may not be repeated.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any
@@ -99,6 +99,15 @@ def read(annotations: Mapping[str, str]) -> tuple[Policy, tuple[str, ...]]:
     elif "hash_on" in chosen and policy.balancing != "consistent-hash":
         problems.append(f"{PREFIX}hash-on does nothing without {PREFIX}load-balancing: consistent-hash")
     return policy, tuple(problems)
+
+
+def of_tcp(policy: Policy, ports: Sequence[int]) -> tuple[str, ...]:
+    """What the annotations ask for in vain at ports of TCP, a sentence each."""
+    kind, name = policy.hash_on
+    if not ports or policy.balancing != "consistent-hash" or kind == "source-ip":
+        return ()
+    numbers = ", ".join(map(str, ports[:MAX_UNKNOWN]))
+    return (f"{PREFIX}hash-on: {kind}:{name}: TCP has none; at port {numbers} the caller's address is hashed",)
 
 
 def _shown(text: str) -> str:

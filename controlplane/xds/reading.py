@@ -69,6 +69,7 @@ def service(raw: Any) -> Service | Problem:
     policy, problems = policies.read(found.metadata.annotations or {})
     addresses, refused = _cluster_ips(spec)
     ports, left_out = _ports(spec.ports or [], policy)
+    in_vain = policies.of_tcp(policy, [port.number for port in ports if port.protocol == "tcp"])
     return Service(
         key=key,
         form=_form(spec),
@@ -78,7 +79,7 @@ def service(raw: Any) -> Service | Problem:
         locality=_locality(spec, found.metadata.annotations or {}),
         sticky=spec.session_affinity == "ClientIP",
         policy=policy,
-        problems=_problems("Service", found.metadata, (*problems, *refused, *left_out)),
+        problems=_problems("Service", found.metadata, (*problems, *in_vain, *refused, *left_out)),
         uid=found.metadata.uid,
     )
 

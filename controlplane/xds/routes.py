@@ -11,10 +11,14 @@ from controlplane.connection_manager import END_OF_OURS, everything, unclaimed
 from controlplane.extensions import Json, extension
 from controlplane.headers import ASKS_LOAD, LOAD_REPORT, UNPROCESSED
 from controlplane.xds import scope
-from controlplane.xds.clusters import seconds
+from controlplane.xds.clusters import balancing, seconds
 from controlplane.xds.mesh import Service
 from controlplane.xds.policies import Policy
 from controlplane.xds.scope import View
+
+# Of a body, kept until the answer begins, so that it can be sent again; Envoy's default is a connection's, 64 KiB.
+# A thousand requests of this size that wait for an answer are 250 MiB: the room that a sidecar has by default.
+BODY_BYTES = 256 << 10
 
 IDEMPOTENT = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE")
 
@@ -68,6 +72,7 @@ def _virtual_hosts(port: int, of: View, services: Sequence[Service], domain: str
                 "name": f"{service.key}:{port}",
                 "domains": domains,
                 "routes": _routes(scope.cluster_name(service, found, of), service),
+                **({"request_body_buffer_limit": BODY_BYTES} if service.policy.retries else {}),
                 **(_MEASURED if service.policy.balancing == "latency" else END_OF_OURS),
             }
 
@@ -117,7 +122,7 @@ _ANOTHER_HOST = extension(
 
 
 def _hash_policy(service: Service) -> Json:
-    if service.policy.balancing != "consistent-hash" and not (service.sticky and service.policy.balancing is None):
+    if balancing(service) != "consistent-hash":
         return {}
     match service.policy.hash_on:
         case ("header", name):

@@ -8,11 +8,13 @@ import pytest
 from controlplane.clusters import PASSTHROUGH
 from controlplane.extensions import Json
 from controlplane.headers import ASKS_LOAD, LOAD_REPORT, UNPROCESSED
+from controlplane.xds.explain import problems
+from controlplane.xds.routes import BODY_BYTES
 from controlplane.xds.scope import Scope
 from controlplane.xds.snapshot import Caller, Kind
 from controlplane.xds.translate import Choices, Recipe
 from controlplane.xds.translated import Translated, finished
-from tests.cluster import WEB, endpoint, node, service, slice_of, terminating, translated
+from tests.cluster import WEB, endpoint, mesh, node, service, slice_of, terminating, translated
 from tests.static_form import routes_of
 
 ZONED: Json = {"trafficDistribution": "PreferSameZone"}
@@ -222,6 +224,46 @@ def test_session_affinity_keeps_a_pod_at_its_endpoint() -> None:
     of = translated(service(sessionAffinity="ClientIP"))
     (first, *_) = virtual_hosts(of)["shop/orders:80"]["routes"]
     assert first["route"]["hash_policy"] == [{"connection_properties": {"source_ip": True}}]
+
+
+DATABASE: list[Json] = [{"port": 5432, "name": "tcp"}]
+
+
+@pytest.mark.parametrize(
+    "asks",
+    [
+        {"sessionAffinity": "ClientIP"},
+        {"annotations": {"load-balancing": "consistent-hash", "hash-on": "source-ip"}},
+        {"annotations": {"load-balancing": "consistent-hash", "hash-on": "header:x-user"}},
+    ],
+)
+def test_a_connection_of_tcp_is_hashed_on_its_caller_since_it_has_nothing_else(asks: Json) -> None:
+    of = translated(service(ports=DATABASE, **asks))
+    (chain,) = source(of, Kind.LISTENER, "out_5432")["filter_chains"]
+    assert chain["filters"][0]["typed_config"]["hash_policy"] == [{"source_ip": {}}]
+
+
+def test_otherwise_a_connection_of_tcp_goes_anywhere() -> None:
+    of = translated(service(ports=DATABASE))
+    (chain,) = source(of, Kind.LISTENER, "out_5432")["filter_chains"]
+    assert "hash_policy" not in chain["filters"][0]["typed_config"]
+
+
+@pytest.mark.parametrize("hash_on", ["header:x-user", "cookie:id"])
+def test_who_wants_tcp_to_be_hashed_on_what_it_does_not_have_is_told(hash_on: str) -> None:
+    asks = {"load-balancing": "consistent-hash", "hash-on": hash_on}
+    (problem,) = problems(mesh(service(ports=[80, *DATABASE], annotations=asks)))
+    assert "at port 5432 the caller's address is hashed" in problem.message
+    assert not problems(mesh(service(annotations=asks)))
+
+
+def test_of_a_body_as_much_is_kept_as_may_be_sent_again() -> None:
+    hosts = virtual_hosts(translated(service(), service("never", annotations={"retries": "0"}, clusterIP="10.96.0.11")))
+    assert {name: host.get("request_body_buffer_limit") for name, host in hosts.items()} == {
+        "shop/orders:80": BODY_BYTES,
+        "shop/never:80": None,
+        "any": None,
+    }
 
 
 def test_an_endpoint_is_left_alone_after_five_gateway_failures_and_for_no_500() -> None:
