@@ -59,7 +59,7 @@ def connect(kubeconfig: str | None = None) -> ApiClient:
     """
     configuration = Configuration()
     configuration.retries = 1
-    configuration.socket_options = _socket_options()
+    configuration.socket_options = socket_options()
     try:
         if kubeconfig is None:
             load_incluster_config(configuration)
@@ -266,7 +266,7 @@ def _event(line: bytes) -> Event:
 _TOLD: tuple[Told, ...] = get_args(Told)
 
 
-def _socket_options() -> list[tuple[int, int, int]]:
+def socket_options() -> list[tuple[int, int, int]]:
     """Those of a connection that asks whether its peer is there; some systems have other names for that."""
     timing = [(socket.IPPROTO_TCP, getattr(socket, name), value) for name, value in KEEPALIVE.items() if name in _NAMES]
     return [*HTTPConnection.default_socket_options, (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), *timing]
