@@ -14,21 +14,32 @@ from controlplane.xds.wire import Request, Response
 CALLER = Caller("shop", "web-0")
 WILD = (Kind.CLUSTER, Kind.LISTENER)
 Contents = Mapping[Kind, Mapping[str, str]]  # kind -> name -> version
+_NOBODY: Mapping[str, Iterable[str]] = {}
 
 
 class World:
-    """A Snapshot of these names and versions. Every caller's wildcard holds all clusters and listeners but `hidden`."""
+    """A Snapshot of these names and versions. A caller's wildcard holds all clusters and listeners but those that are
+    `hidden` from everyone, or from its own namespace.
+    """
 
-    def __init__(self, contents: Contents, hidden: Iterable[str] = ()) -> None:
+    def __init__(
+        self, contents: Contents, hidden: Iterable[str] = (), hidden_from: Mapping[str, Iterable[str]] = _NOBODY
+    ) -> None:
         self.contents = {kind: dict(contents.get(kind, {})) for kind in Kind}
-        unseen = set(hidden)
-        self._names = {kind: tuple(name for name in self.contents[kind] if name not in unseen) for kind in WILD}
+        unseen = {namespace: {*hidden, *more} for namespace, more in {"": (), **hidden_from}.items()}
+        self._names = {
+            namespace: {kind: tuple(name for name in self.contents[kind] if name not in here) for kind in WILD}
+            for namespace, here in unseen.items()
+        }
 
     def names(self, kind: Kind, caller: Caller) -> Sequence[str]:
-        return self._names[kind]
+        return self._names.get(caller.namespace, self._names[""])[kind]
 
     def variant(self, kind: Kind, caller: Caller) -> str:
         return ""
+
+    def group(self, caller: Caller) -> str:
+        return WILDCARD
 
     def get(self, kind: Kind, name: str) -> Resource | None:
         version = self.contents[kind].get(name)
@@ -48,7 +59,11 @@ class World:
         for kind in Kind:
             old, new = former.contents[kind], self.contents[kind]
             yield from ((kind, name) for name in old.keys() | new.keys() if old.get(name) != new.get(name))
-        yield from ((kind, WILDCARD) for kind in WILD if self._names[kind] != former._names[kind])
+        views = {(kind, namespace) for namespace in self._names.keys() | former._names.keys() for kind in WILD}
+        differ = {
+            kind for kind, one in views if self.names(kind, Caller(one, "")) != former.names(kind, Caller(one, ""))
+        }
+        yield from ((kind, WILDCARD) for kind in WILD if kind in differ)
 
 
 def _body(kind: Kind, version: str) -> bytes:
@@ -70,12 +85,13 @@ class Proxy:
 
     cache: Cache
     now: float = 0.0
+    caller: Caller = CALLER
     woken: int = 0
     holds: dict[Kind, dict[str, str]] = field(default_factory=lambda: {kind: {} for kind in Kind})
     conversation: Conversation = field(init=False)
 
     def __post_init__(self) -> None:
-        self.conversation = Conversation(self.cache, lambda: CALLER, self._wake)
+        self.conversation = Conversation(self.cache, lambda: self.caller, self._wake)
 
     def _wake(self) -> None:
         self.woken += 1
@@ -99,6 +115,12 @@ class Proxy:
 
     def reject(self, response: Response, message: str = "no such filter") -> Received:
         return self._say(Request(response.kind, nonce=response.nonce, error=message))
+
+    def become(self, caller: Caller) -> None:
+        """Whose proxy it is, is known otherwise from now on."""
+        self.caller = caller
+        for kind in self.conversation.topics:
+            self.conversation.notice(kind, WILDCARD)
 
     def told(self) -> list[Response]:
         """All that is said now, unanswered."""
