@@ -2,20 +2,24 @@
 looked at, looks when it can, and sees the newest then, however much happened meanwhile.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Protocol
 
-from controlplane.xds.snapshot import Caller, Kind, Resource, Snapshot
+from controlplane.xds.snapshot import WILDCARD, Caller, Kind, Resource, Snapshot
 
 
 class Subscriber(Protocol):
     """Whoever wants to know of changes. It is compared by identity."""
 
     def notice(self, kind: Kind, name: str) -> None:
-        """A name is to be looked at again; WILDCARD: the set of names."""
+        """A name is to be looked at again; WILDCARD: the set of names, and their variant."""
 
     def wake(self) -> None:
         """That was all: now is the time to look, and not before, for one name may need another."""
+
+
+Wake = Callable[[Iterable[Subscriber]], None]
 
 
 class Cache:
@@ -26,24 +30,30 @@ class Cache:
         self._index: Mapping[Kind, dict[str, set[Subscriber]]] = {kind: {} for kind in Kind}
         self._found: dict[tuple[Kind, str], Resource] = {}  # what this snapshot gave already
         self._sets: dict[int, tuple[object, frozenset[str]]] = {}
+        self._former_sets: dict[int, tuple[object, frozenset[str]]] = {}
 
-    def store(self, snapshot: Snapshot) -> int:
-        """Makes it the newest, and tells those whom it concerns of each name that differs; how many names did."""
+    def store(self, snapshot: Snapshot, wake: Wake | None = None) -> int:
+        """Makes it the newest, and tells those whom it concerns of each name that differs; how many names did.
+
+        Then these are to be woken: by `wake`, or at once.
+        """
         former, self.snapshot = self.snapshot, snapshot
         if former is None:
             return 0
         changes = list(snapshot.changed(former))
-        self._found.clear()
-        self._sets.clear()
-        noticed: set[Subscriber] = set()
+        noticed: dict[Subscriber, None] = {}
+        number = 0
         for kind, name in changes:
+            is_group = name.startswith(WILDCARD)
+            number += not is_group
             subscribers = self._index[kind].get(name, ())
-            noticed.update(subscribers)
+            noticed.update(dict.fromkeys(subscribers))
             for subscriber in subscribers:
-                subscriber.notice(kind, name)
-        for subscriber in noticed:
-            subscriber.wake()
-        return len(changes)
+                subscriber.notice(kind, WILDCARD if is_group else name)
+        self._found.clear()
+        self._former_sets, self._sets = self._sets, {}
+        (wake or _wake_all)(noticed)
+        return number
 
     def get(self, kind: Kind, name: str) -> Resource | None:
         """The resource as it is now."""
@@ -56,15 +66,19 @@ class Cache:
         """What to put behind the names of this caller's proxy."""
         return "" if self.snapshot is None else self.snapshot.variant(kind, caller)
 
+    def group(self, caller: Caller) -> str:
+        """By which it is known whom it concerns if names come or go, or variants do."""
+        return WILDCARD if self.snapshot is None else self.snapshot.group(caller)
+
     def wildcard(self, kind: Kind, caller: Caller) -> frozenset[str]:
         """The names that this caller's wildcard holds; one object for all callers of the same scope."""
         if self.snapshot is None:
             return frozenset()
         names = self.snapshot.names(kind, caller)
-        kept, found = self._sets.get(id(names), (None, frozenset()))
+        kept, found = self._sets.get(id(names)) or self._former_sets.get(id(names)) or (None, frozenset())
         if kept is not names:
             found = frozenset(names)
-            self._sets[id(names)] = (names, found)  # kept alive, so that its id stays its own
+        self._sets[id(names)] = (names, found)  # kept alive, so that its id stays its own
         return found
 
     def subscribe(self, subscriber: Subscriber, kind: Kind, name: str) -> None:
@@ -82,3 +96,14 @@ class Cache:
     def subscriptions(self) -> dict[Kind, int]:
         """How many names are subscribed to, by anyone."""
         return {kind: len(names) for kind, names in self._index.items()}
+
+
+def _wake_all(subscribers: Iterable[Subscriber]) -> None:
+    for subscriber in subscribers:
+        subscriber.wake()
+
+
+@lru_cache(maxsize=16)
+def difference(one: frozenset[str], other: frozenset[str]) -> frozenset[str]:
+    """What is in one of them only: found out once for all proxies that go from one wildcard to the other."""
+    return one ^ other

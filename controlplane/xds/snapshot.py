@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-WILDCARD = "*"  # in the place of a name: the set that a wildcard subscription holds
+WILDCARD = "*"  # in the place of a name: the set that a wildcard subscription holds; with what is behind it, a group's
 
 
 class Kind(StrEnum):
@@ -50,8 +50,11 @@ class Snapshot(Protocol):
     def variant(self, kind: Kind, caller: Caller) -> str:
         """What to put behind a name that this caller's proxy says, for `get`: one name may mean something else to each.
 
-        Empty where it means the same to all. `changed` tells of WILDCARD where it may be another.
+        Empty where it means the same to all. `changed` tells of the caller's group where it is another.
         """
+
+    def group(self, caller: Caller) -> str:
+        """WILDCARD, and who has the same names and variants as this caller, whatever the world."""
 
     def get(self, kind: Kind, name: str) -> Resource | None:
         """The resource, for any name that `names` gave or that a resource refers to, with its variant; None: there is
@@ -68,7 +71,7 @@ class Snapshot(Protocol):
         """These are connected: what concerned only others, now and the last time, is not kept ready any more."""
 
     def changed(self, former: "Snapshot") -> Iterable[tuple[Kind, str]]:
-        """What differs since `former`, among all that was ever asked of either; (kind, WILDCARD): `names` may differ.
+        """What differs since `former`, among all that was ever asked of either.
 
-        A name that is gone is among them.
+        A name that is gone is among them; and a group for which `names` or `variant` differ.
         """

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Literal
 
-from controlplane.xds.cache import Cache, Subscriber
+from controlplane.xds.cache import Cache, Subscriber, difference
 from controlplane.xds.snapshot import WILDCARD, Caller, Kind, Resource
 from controlplane.xds.wire import Request, Response, size
 
@@ -94,6 +94,7 @@ class Topic:
     _names: set[str] = field(default_factory=set)  # subscribed by name
     _wild: frozenset[str] | None = None  # what the wildcard holds; None: not subscribed to
     _variant: str | None = None  # behind each name, for the cache; None: nobody has asked for anything
+    _group: str | None = None  # by which the cache tells that it, or the wildcard, is another; None: not subscribed to
     _due: set[str] = field(default_factory=set)  # to be looked at
     _trials: list[tuple[str, ...]] = field(default_factory=list)  # to be sent apart from others
     _refresh: bool = False  # the wildcard may hold other names
@@ -116,7 +117,7 @@ class Topic:
 
         Raises ConversationError, as `change` does.
         """
-        _check(request, 0)
+        _check(request, len({*request.subscribe, *request.versions}))
         known = request.versions.keys() - warming
         for name in known:
             self._expect(name, request.versions[name])
@@ -126,7 +127,7 @@ class Topic:
 
     def change(self, request: Request) -> None:
         """Takes the subscriptions of a later request in."""
-        _check(request, len(self._names))
+        _check(request, len(self._names) + len({*request.subscribe} - self._names))
         self._unsubscribe(request.unsubscribe)
         self._subscribe(request.subscribe, frozenset())
 
@@ -169,7 +170,7 @@ class Topic:
 
     def close(self) -> None:
         """The stream is over."""
-        self.cache.unsubscribe(self.subscriber, self.kind, WILDCARD)
+        self._join(None)
         for name in self.held:
             self.cache.unsubscribe(self.subscriber, self.kind, self._of(name))
 
@@ -185,7 +186,9 @@ class Topic:
     def _subscribe_to_all(self) -> None:
         if self._wild is None:
             self._wild = frozenset()
-            self.cache.subscribe(self.subscriber, self.kind, WILDCARD)
+            self._join(self.cache.group(self.caller()))
+            for name in self.flight.versions if self.flight else ():  # the proxy may take it in after it gave all up
+                self._expect(name, None)
         for name in self._wild:
             self._expect(name, None)
         self._refresh = self._silent = True
@@ -205,7 +208,7 @@ class Topic:
         self._wild = None
         self._silent = False
         if not self._variant:
-            self.cache.unsubscribe(self.subscriber, self.kind, WILDCARD)
+            self._join(None)
         for name in self.held.keys() - self._names:
             self._forget(name)
 
@@ -227,7 +230,7 @@ class Topic:
     def _of(self, name: str) -> str:
         """What the cache calls it, for this caller."""
         if self._variant is None:
-            self._turn_to(self.cache.variant(self.kind, self.caller()))
+            self._turn_to(self.caller())
         return name + (self._variant or "")
 
     # Out
@@ -251,22 +254,34 @@ class Topic:
     def _look(self) -> None:
         """At what the wildcard holds now."""
         self._refresh = False
-        self._turn_to(self.cache.variant(self.kind, self.caller()))
-        if self._wild is None:
+        caller = self.caller()
+        self._turn_to(caller)
+        if self._wild is None or not self.wildcards:
             return
-        former, self._wild = self._wild, frozenset()
-        if self.wildcards:
-            self._wild = self.cache.wildcard(self.kind, self.caller())
-        self._due |= former ^ self._wild
-        for name in self._wild - self.held.keys():
-            self._expect(name, None)
+        former, self._wild = self._wild, self.cache.wildcard(self.kind, caller)
+        for name in difference(former, self._wild):
+            if name in self.held:
+                self._due.add(name)
+            elif name in self._wild:
+                self._expect(name, None)
 
-    def _turn_to(self, variant: str) -> None:
-        """From now on names mean this: what is held may be another."""
+    def _join(self, group: str | None) -> None:
+        """From now on the cache tells what concerns this group."""
+        if group == self._group:
+            return
+        if self._group is not None:
+            self.cache.unsubscribe(self.subscriber, self.kind, self._group)
+        self._group = group
+        if group is not None:
+            self.cache.subscribe(self.subscriber, self.kind, group)
+
+    def _turn_to(self, caller: Caller) -> None:
+        """From now on names mean what they mean to this caller: what is held may be another."""
+        variant = self.cache.variant(self.kind, caller)
+        if variant or self._wild is not None:
+            self._join(self.cache.group(caller))
         if variant == self._variant:
             return
-        if variant:
-            self.cache.subscribe(self.subscriber, self.kind, WILDCARD)
         for name in self.held:
             self.cache.unsubscribe(self.subscriber, self.kind, self._of(name))
         self._variant = variant
@@ -320,8 +335,8 @@ class Topic:
 
 
 def _check(request: Request, names: int) -> None:
-    """Raises ConversationError."""
-    if names + len(request.subscribe) + len(request.versions) > MAX_NAMES:
+    """Raises ConversationError if it asks for too much, with so many names in all."""
+    if names > MAX_NAMES:
         raise ConversationError("too_many_names", f"at most {MAX_NAMES} names of one type")
     if any(len(name) > MAX_NAME for name in (*request.subscribe, *request.versions)):
         raise ConversationError("name_too_long", f"at most {MAX_NAME} characters in a name")

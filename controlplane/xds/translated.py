@@ -60,10 +60,7 @@ class Translated:
 
     def names(self, kind: Kind, caller: Caller) -> Sequence[str]:
         """What a wildcard subscription of this caller holds; the same object as long as it is the same."""
-        view = self.view(caller)
-        if view not in self._surveyed:
-            self._survey(view)
-        return self._names[view].get(kind, ())
+        return self._names_of(self.view(caller)).get(kind, ())
 
     def prepare(self, caller: Caller) -> Iterator[None]:
         """Makes all that this caller's proxy will ask for, a little at each step."""
@@ -84,16 +81,23 @@ class Translated:
     def follow(self, former: Snapshot) -> Iterator[None]:
         """Makes what `changed` will look at, a little at each step."""
         assert isinstance(former, Translated)
-        for view in former._surveyed - self._surveyed:
-            self._survey(view)
-            yield
+        for wide in list(former._narrow):
+            if wide not in self._narrow:
+                self._names_of(self._see(wide))
+                yield
         for name in self._concerned(former):
             if name in former._made:
                 yield from self._making(*name)
 
     def view(self, caller: Caller) -> View:
         """What this caller sees."""
-        wide = View(caller.namespace, caller.upstreams or None, caller.zone, caller.node)
+        return self._see(_wide(caller))
+
+    def group(self, caller: Caller) -> str:
+        """WILDCARD, and who has the same names and variants as this caller, whatever the world."""
+        return WILDCARD + scope.in_view(_wide(caller))
+
+    def _see(self, wide: View) -> View:
         found = self._narrow.get(wide)
         if found is None:
             found = self._narrow[wide] = scope.narrowed(wide, self._asked_for(View(wide.namespace, wide.upstreams)))
@@ -161,11 +165,16 @@ class Translated:
         self._prepared.discard(view)
 
     def changed(self, former: Snapshot) -> Iterator[tuple[Kind, str]]:
-        """What differs, among all that was ever asked of either; (kind, WILDCARD): `names` may differ."""
+        """What differs, among all that was ever asked of either; and the groups whose `names` or `variant` do."""
         assert isinstance(former, Translated)
         yield from (name for name in self._concerned(former) if self._differs(former, *name))
         if self.mesh.services is not former.mesh.services:
-            yield from ((kind, WILDCARD) for kind in (Kind.CLUSTER, *_OF_VIEW))
+            for wide, was in list(former._narrow.items()):
+                now = self._see(wide)
+                names, before = self._names_of(now), former._names_of(was)
+                for kind in (Kind.CLUSTER, *_OF_VIEW):
+                    if now != was or names.get(kind) is not before.get(kind):
+                        yield kind, WILDCARD + scope.in_view(wide)
 
     def _concerned(self, former: "Translated") -> Iterator[Name]:
         """What may differ."""
@@ -198,6 +207,11 @@ class Translated:
             return last
         self.rejected.pop((kind, name), None)
         return made
+
+    def _names_of(self, view: View) -> Mapping[Kind, tuple[str, ...]]:
+        if view not in self._surveyed:
+            self._survey(view)
+        return self._names[view]
 
     def _survey(self, view: View) -> None:
         """Finds out what a view holds."""
@@ -257,6 +271,11 @@ class Translated:
             was, now = former.get(kind, name), self.get(kind, name)
             return (was and was.version) != (now and now.version)
         return (former._recipe(kind, name)[0] is None) is not (self._recipe(kind, name)[0] is None)
+
+
+def _wide(caller: Caller) -> View:
+    """All that may decide what it is told, whatever the world."""
+    return View(caller.namespace, caller.upstreams or None, caller.zone, caller.node)
 
 
 def _services_that_differ(was: Mesh, now: Mesh) -> Iterator[Key]:

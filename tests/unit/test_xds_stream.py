@@ -2,8 +2,9 @@
 
 import pytest
 
+from controlplane.extensions import Json
 from controlplane.xds.cache import Cache
-from controlplane.xds.snapshot import WILDCARD, Kind
+from controlplane.xds.snapshot import WILDCARD, Caller, Kind
 from controlplane.xds.stream import PATIENCE_SECONDS, REMOVAL_SECONDS
 from controlplane.xds.topic import (
     MAX_BYTES,
@@ -16,7 +17,10 @@ from controlplane.xds.topic import (
     Rejected,
     Stale,
 )
+from controlplane.xds.translate import Choices
+from controlplane.xds.translated import Translated
 from controlplane.xds.wire import Request, Response
+from tests import cluster as build
 from tests.worlds import Proxy, World, proxy, short, world
 
 CDS, EDS, LDS, RDS = Kind
@@ -153,6 +157,27 @@ def test_a_name_that_is_given_up_and_not_held_by_the_wildcard_is_told_to_be_gone
     envoy.settle()
     envoy.ask(CDS, without=["b"])
     assert said(envoy) == ["CLUSTER -b"]
+
+
+def test_a_wildcard_that_is_given_up_and_asked_for_again_takes_back_what_was_under_way() -> None:
+    envoy = proxy(world(clusters="a=1"))
+    envoy.ask(CDS)
+    (response,) = envoy.told()
+    envoy.ask(CDS, without=[WILDCARD])
+    envoy.ask(CDS, WILDCARD)
+    envoy.cache.store(world())
+    envoy.accept(response)
+    assert said(envoy) == ["CLUSTER -a"]
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_who_asked_for_names_is_told_no_others_by_becoming_another(kind: Kind) -> None:
+    envoy = proxy(World({kind: {"a": "1", "b": "1"}}))
+    envoy.ask(kind, "a")
+    envoy.settle()
+    envoy.become(Caller("accounts", "web-0"))
+    envoy.ask(kind, without=["a"])
+    assert settled(envoy) == []
 
 
 def test_a_wildcard_that_is_given_up_leaves_the_names_that_were_asked_for() -> None:
@@ -444,6 +469,16 @@ def test_more_names_than_any_proxy_needs_end_the_stream() -> None:
     assert raised.value.reason == "too_many_names"
 
 
+def test_what_was_let_in_once_is_let_in_again() -> None:
+    names = [f"s{number}" for number in range(MAX_NAMES)]
+    envoy = proxy(world())
+    envoy.ask(EDS, *names)
+    envoy.ask(EDS, *names)
+    again = Proxy(envoy.cache)
+    again.ask(EDS, *names, has=dict.fromkeys(names, "1"))
+    assert len(again.conversation.topics[EDS].names) == MAX_NAMES
+
+
 @pytest.mark.parametrize("request_", [Request(EDS, ["n" * (MAX_NAME + 1)]), Request(EDS, versions={"n" * 2000: "1"})])
 def test_a_name_longer_than_any_resource_has_ends_the_stream(request_: Request) -> None:
     with pytest.raises(ConversationError) as raised:
@@ -486,6 +521,34 @@ def test_only_those_are_woken_whom_a_change_concerns() -> None:
     other.ask(EDS, "b")
     cache.store(world(endpoints="a=2 b=1"))
     assert (one.woken, other.woken) == (1, 0)
+
+
+SHOP, ACCOUNTS = Caller("shop", "web-0", node="n1"), Caller("accounts", "web-0")
+
+
+@pytest.mark.parametrize(
+    ("changed", "woken"),
+    [
+        (build.service("users", "accounts", annotations={"timeout": "3s"}), [ACCOUNTS]),
+        (build.service("carts"), [SHOP]),
+        (build.service("carts", internalTrafficPolicy="Local"), [SHOP]),
+        (build.service("carts", "elsewhere"), []),
+    ],
+    ids=["an annotation", "one more", "one that makes a difference between nodes", "of a namespace without proxies"],
+)
+def test_a_change_of_a_service_wakes_those_only_who_see_it(changed: Json, woken: list[Caller]) -> None:
+    there = build.world(build.service("orders"), build.service("users", "accounts"))
+    snapshot, cache = Translated(there.mesh(), Choices()), Cache()
+    cache.store(snapshot)
+    proxies = [Proxy(cache, caller=caller) for caller in (SHOP, ACCOUNTS)]
+    for envoy in proxies:
+        for kind, names in ((CDS, ()), (LDS, ()), (RDS, ("http_80",))):
+            envoy.ask(kind, *names)
+        envoy.settle()
+        envoy.woken = 0
+    there.put("Service", changed)
+    cache.store(snapshot.next(there.mesh()))
+    assert [envoy.caller for envoy in proxies if envoy.woken] == woken
 
 
 def test_nobody_is_woken_before_all_changes_are_known() -> None:
