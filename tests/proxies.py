@@ -9,8 +9,8 @@ from typing import Any
 import grpc
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 
-from controlplane.xds.server import METHOD
 from controlplane.xds.snapshot import Kind
+from controlplane.xds.transport import METHOD
 
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0)]
 

@@ -31,13 +31,14 @@ class Cache:
         self._found: dict[tuple[Kind, str], Resource] = {}  # what this snapshot gave already
         self._sets: dict[int, tuple[object, frozenset[str]]] = {}
         self._former_sets: dict[int, tuple[object, frozenset[str]]] = {}
+        self.stored_at = 0.0  # by the clock of whoever stores
 
-    def store(self, snapshot: Snapshot, wake: Wake | None = None) -> int:
+    def store(self, snapshot: Snapshot, wake: Wake | None = None, now: float = 0.0) -> int:
         """Makes it the newest, and tells those whom it concerns of each name that differs; how many names did.
 
         Then these are to be woken: by `wake`, or at once.
         """
-        former, self.snapshot = self.snapshot, snapshot
+        former, self.snapshot, self.stored_at = self.snapshot, snapshot, now
         if former is None:
             return 0
         changes = list(snapshot.changed(former))
@@ -61,6 +62,10 @@ class Cache:
         if found is None and self.snapshot is not None and (found := self.snapshot.get(kind, name)) is not None:
             self._found[kind, name] = found
         return found
+
+    def instead(self, kind: Kind, name: str) -> Resource | None:
+        """What a proxy is told that does not take the resource, and has no other of that name."""
+        return None if self.snapshot is None else self.snapshot.instead(kind, name)
 
     def variant(self, kind: Kind, caller: Caller) -> str:
         """What to put behind the names of this caller's proxy."""

@@ -20,8 +20,9 @@ from controlplane.xds.authenticator import KNOWN, NEW, Authenticator
 from controlplane.xds.credentials import Credentials, CredentialsError
 from controlplane.xds.identity import Review
 from controlplane.xds.metrics import Metrics
-from controlplane.xds.server import Callers, Limits, Server
+from controlplane.xds.server import Callers, Server
 from controlplane.xds.snapshot import Snapshot
+from controlplane.xds.transport import Limits
 
 STUCK_SECONDS = 30.0  # without a turn of the loop, after which the process is better restarted
 FILES = 20_000  # open at a time, of which each proxy takes one

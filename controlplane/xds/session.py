@@ -77,6 +77,7 @@ class Session:
         self.caller = caller()
         self.conversation = Conversation(cache, self._look, self._notice)
         self._stream, self._find, self._metrics, self._told = stream, caller, metrics, told
+        self._cache = cache
         self._writing: asyncio.Task[None] | None = None
         self._noticed: float | None = None  # when something changed that the proxy has not been told of
         self._allowance = allowance
@@ -123,7 +124,12 @@ class Session:
 
     def look_again(self) -> None:
         """The caller may be another: what it is told of follows."""
-        if self._find() != self.caller:
+        try:
+            is_another = self._find() != self.caller
+        except Exception as error:  # a bug of ours ends this stream, and no other
+            self.end(Ended("internal", repr(error)))
+            return
+        if is_another:
             for kind in self.conversation.topics:
                 self.conversation.notice(kind, WILDCARD)
             self.wake()
@@ -133,7 +139,7 @@ class Session:
         return self.caller
 
     def _notice(self) -> None:
-        self._noticed = self._noticed or monotonic()
+        self._noticed = self._noticed or self._cache.stored_at
         self.wake()
 
     async def _wait(self) -> None:

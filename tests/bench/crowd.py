@@ -19,8 +19,8 @@ import uvloop
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 
-from controlplane.xds.server import METHOD
 from controlplane.xds.snapshot import Kind
+from controlplane.xds.transport import METHOD
 from tests.tokens import token
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

@@ -19,10 +19,11 @@ from controlplane.xds.authenticator import Authenticator
 from controlplane.xds.door import COMPLAINTS
 from controlplane.xds.identity import Identity, believe
 from controlplane.xds.metrics import PREFIX, Metrics
-from controlplane.xds.server import Limits, Server
+from controlplane.xds.server import Server
 from controlplane.xds.session import NAMES
 from controlplane.xds.snapshot import Caller, Kind
 from controlplane.xds.topic import MAX_NAMES
+from controlplane.xds.transport import Limits
 from tests.proxies import Proxy, call, channel, connected, refusal
 from tests.tokens import token
 from tests.worlds import World, world

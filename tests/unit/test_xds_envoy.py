@@ -9,9 +9,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from controlplane.xds.metrics import PREFIX, Metrics
-from controlplane.xds.server import Limits
 from controlplane.xds.service import Discovery, Place
 from controlplane.xds.snapshot import Kind, Snapshot
+from controlplane.xds.transport import Limits
 from tests import mounted
 from tests.apiserver.processes import eventually, free_port
 from tests.envoys import Told, asking, backend, callers, cluster, endpoints, listener, routes, sidecar, told

@@ -15,11 +15,12 @@ from controlplane.xds.door import STREAMS_PER_POD
 from controlplane.xds.identity import Identity
 from controlplane.xds.metrics import PREFIX, Metrics
 from controlplane.xds.scope import Scope
-from controlplane.xds.server import Limits, Server
+from controlplane.xds.server import Server
 from controlplane.xds.snapshot import Caller, Kind, Snapshot
 from controlplane.xds.topic import MAX_NAMES
 from controlplane.xds.translate import Choices
 from controlplane.xds.translated import Translated
+from controlplane.xds.transport import Limits
 from tests import cluster
 from tests.proxies import Proxy, call, channel, connected, refusal
 from tests.worlds import World, world
@@ -335,6 +336,54 @@ def test_who_is_connected_and_what_it_has_can_be_looked_at() -> None:
             assert (found["pod"], found["types"]["cluster"]["names"]) == ("shop/web-0", 1)
             (held,) = here.server.debug_proxy("shop", "web-0")
             assert held["holds"] == {"cluster": {"a": "1"}}
+
+    run(story)
+
+
+class Busy:
+    """A subscriber that takes its time, as one of thousands in a namespace of thousands of Services may."""
+
+    woken = 0
+
+    def notice(self, kind: Kind, name: str) -> None:
+        pass
+
+    def wake(self) -> None:
+        self.woken += 1
+        until = thread_time() + 0.001
+        while thread_time() < until:
+            pass
+
+
+def test_the_loop_turns_while_thousands_are_told() -> None:
+    async def story() -> None:
+        crowd = [Busy() for _ in range(300)]
+        async with running(world("a=1")) as here, connected(here.port) as proxy:
+            for busy in crowd:
+                here.server.cache.subscribe(busy, CDS, "a")
+            with turning() as turns:
+                here.adopt(world("a=2"))
+                await proxy.ask(CDS)
+                await proxy.until(CDS, {"a": "2"})
+                while crowd[-1].woken == 0:  # noqa: ASYNC110  what is waited for are the turns themselves
+                    await asyncio.sleep(0)
+            assert turns.longest < turns.all / 3, turns
+            assert {busy.woken for busy in crowd} == {1}
+
+    run(story)
+
+
+def test_who_waits_to_be_told_already_is_told_once() -> None:
+    async def story() -> None:
+        busy = Busy()
+        async with running(world("a=1")) as here:
+            here.server.cache.subscribe(busy, CDS, "a")
+            here.adopt(world("a=2"))
+            here.adopt(world("a=3"))
+            async with connected(here.port) as proxy:
+                await proxy.ask(CDS)
+                await proxy.until(CDS, {"a": "3"})
+            assert busy.woken == 1
 
     run(story)
 
