@@ -25,7 +25,8 @@ _OF_A_CLUSTER = (
     r"ssl\.(connection_error|fail_.*|handshake|versions\..*)",
     r"upstream_cx_(active|connect_fail|connect_timeout|destroy_remote_with_active_rq|overflow|total)",
     r"upstream_cx_[rt]x_bytes_total",
-    r"upstream_rq_([1-5]xx|active|completed|pending_active|pending_overflow|per_try_timeout|time|timeout|total)",
+    r"upstream_rq_([1-5]xx|active|completed|pending_active|per_try_timeout|time|timeout|total)",
+    r"upstream_rq_(active|pending)_overflow",
     r"upstream_rq_retry(_limit_exceeded|_overflow|_success)?",
 )
 

@@ -1,0 +1,386 @@
+"""What a Service's annotations and its own fields do to real traffic: one caller and three replicas, all with sidecars.
+
+No kube-proxy knows the Service: what is answered went to where the control plane says, but where a test sets it up.
+"""
+
+import http.client
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from typing import Any
+
+import pytest
+
+from controlplane import offline
+from controlplane.extensions import Json
+from controlplane.xds.snapshot import Caller, Kind
+from tests import cluster
+from tests.apiserver.processes import eventually
+from tests.cluster import endpoint, node, slice_of, terminating
+from tests.dataplane.lab import Lab, Pod, application, asks, lab, manifest
+from tests.dataplane.load import Answer, load
+from tests.dataplane.services import service as kube_proxy
+from tests.dataplane.told import CLUSTER_IP, ControlPlane, admin, ask, replica, told
+
+pytestmark = [pytest.mark.dataplane, pytest.mark.envoy]
+
+NAMES = ("one", "two", "three")
+NODE, ZONE = "node-1", "eu-1a"  # the caller's, by its token and by that Node's label
+IPV6 = "fd96::1"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with lab(tmp_path_factory.mktemp("lab")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def pods(place: Lab) -> list[Pod]:
+    """Each listens on two ports; at the second one its name is `NAME-other`."""
+    return [
+        place.pod(
+            manifest(
+                name,
+                replica(name),
+                application("replica_app.py", "8081", f"{name}-other", name="other", readinessProbe=asks(8081)),
+            )
+        )
+        for name in NAMES
+    ]
+
+
+@pytest.fixture(scope="module")
+def web(place: Lab, pods: list[Pod], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Pod, ControlPlane]]:
+    folder = tmp_path_factory.mktemp("controlplane")
+    notes = {"access-log": "errors"}
+    pod, plane = told(place, manifest("web", application("echo.py", "8080"), annotations=notes), folder)
+    plane.say()
+    with plane.serving():
+        pod.kubelet.start()
+        pod.kubelet.wait_until_ready()
+        for one in pods:  # the first packet to an address may take a second
+            pod.call(partial(ask, one.address["ipv4"], 8080, "/"))
+        yield pod, plane
+
+
+class Orders:
+    """What a test may do: say what there is, and call it."""
+
+    def __init__(self, caller: Pod, plane: ControlPlane, pods: Sequence[Pod]) -> None:
+        self.caller, self.plane, self.pods = caller, plane, pods
+        self.ips = [pod.address["ipv4"] for pod in pods]
+
+    def are(self, slices: Sequence[Json] = (), spec: Json | None = None, **annotations: str) -> None:
+        """From now on the Service is this one, of all replicas unless it is said otherwise; and the caller knows."""
+        named = {name.replace("_", "-"): text for name, text in annotations.items()}
+        there = cluster.service("orders", annotations=named, **{"clusterIP": CLUSTER_IP, **(spec or {})})
+        self.say(there, *(slices or [slice_of("orders", self.ips)]))
+
+    def say(self, *objects: Json, zone: str = "") -> None:
+        """The cluster is this, and the caller's proxy uses all of it, as somebody of that zone should."""
+        self.plane.say(*objects)
+        versions, addresses = _expected(objects, zone)
+        eventually(lambda: versions <= _versions(self.caller), "clusters, listeners and routes are in effect")
+        eventually(lambda: _addresses(self.caller) == addresses, "so are the endpoints")
+
+    def behave(self, status: int = 200, milliseconds: float = 0, pods: Sequence[Pod] | None = None) -> None:
+        for pod in self.pods if pods is None else pods:
+            pod.call(lambda: ask("127.0.0.1", 8080, f"/behave/{status}/{milliseconds}"))
+
+    def call(
+        self, method: str = "GET", path: str = "/", address: str = CLUSTER_IP, port: int = 80, host: str = "orders"
+    ) -> tuple[int, str]:
+        return self.caller.call(lambda: ask(address, port, path, method, host))
+
+    def answers(self, count: int = 30, **how: str | int) -> Counter[str]:
+        """Who answered; the status, where nobody did."""
+        came = [self.call(**how) for _ in range(count)]  # type: ignore[arg-type]
+        return Counter(body if status == 200 else str(status) for status, body in came)
+
+    def stat(self, name: str) -> int:
+        """A number of the caller's Envoy, about orders."""
+        lines = (line.rpartition(": ") for line in admin(self.caller, "/stats").splitlines())
+        return next((int(value) for key, _, value in lines if key == f"cluster.shop/orders_80.{name}"), 0)
+
+
+def _expected(objects: Sequence[Json], zone: str) -> tuple[set[str], set[str]]:
+    """The versions of what such a caller is told but endpoints, and the addresses of these."""
+    caller, snapshot = Caller("shop", "web", node=NODE, zone=zone), cluster.translated(*objects)
+    found = offline.told(snapshot, caller)
+    assignments = found.pop(Kind.ENDPOINTS).values()
+    made = [
+        snapshot.get(kind, name + snapshot.variant(kind, caller)) for kind, names in found.items() for name in names
+    ]
+    endpoints = [lb["endpoint"] for one in assignments for group in one["endpoints"] for lb in group["lb_endpoints"]]
+    return {one.version for one in made if one}, {_address(one["address"]) for one in endpoints}
+
+
+def _address(of: Json) -> str:
+    return f"{of['socket_address']['address']}:{of['socket_address']['port_value']}"
+
+
+def _versions(pod: Pod) -> set[str]:
+    found: set[str] = set()
+
+    def look(at: Any) -> None:
+        if isinstance(at, dict):
+            found.update(value for key, value in at.items() if key == "version_info")
+        for one in at.values() if isinstance(at, dict) else at if isinstance(at, list) else ():
+            look(one)
+
+    look(json.loads(admin(pod, "/config_dump") or "{}"))
+    return found
+
+
+def _addresses(pod: Pod) -> set[str]:
+    """Of all clusters that are told."""
+    clusters = json.loads(admin(pod, "/clusters?format=json") or "{}").get("cluster_statuses", ())
+    hosts = [host for one in clusters if one["name"].startswith("shop/") for host in one.get("host_statuses", ())]
+    return {_address(host["address"]) for host in hosts}
+
+
+@pytest.fixture
+def orders(web: tuple[Pod, ControlPlane], pods: list[Pod]) -> Orders:
+    """All replicas answer at once."""
+    made = Orders(*web, pods)
+    made.behave()
+    return made
+
+
+# Time
+
+
+def test_a_request_that_takes_longer_than_the_timeout_is_answered_504_by_then(orders: Orders) -> None:
+    orders.are(timeout="300ms")
+    assert orders.call()[0] == 200
+    orders.behave(milliseconds=5000)
+    began = time.monotonic()
+    assert orders.call()[0] == 504
+    assert time.monotonic() - began < 2
+
+
+def test_an_attempt_that_takes_too_long_is_made_again_elsewhere(orders: Orders) -> None:
+    orders.are(retry_timeout="300ms", eject_after="0", load_balancing="round-robin")
+    orders.behave(milliseconds=5000, pods=orders.pods[:1])
+    spread = orders.answers(12)
+    assert spread.keys() == {"two", "three"}
+    assert orders.stat("upstream_rq_per_try_timeout") > 0
+
+
+def test_a_post_that_takes_too_long_is_not_made_again(orders: Orders) -> None:
+    orders.are(retry_timeout="300ms")
+    orders.behave(milliseconds=1000)
+    once = f"/{time.monotonic()}"
+    assert orders.call("POST", once)[0] == 504
+    assert requests(orders.pods, once) == 1
+
+
+def requests(pods: Sequence[Pod], path: str) -> int:
+    """How many requests for that path the replicas have seen, by their own logs."""
+    return sum(line.endswith(f" {path}") for pod in pods for line in pod.log("app").splitlines())
+
+
+def test_an_unused_connection_is_closed_after_the_idle_timeout(orders: Orders) -> None:
+    orders.are(idle_timeout="1s")
+    assert orders.answers(20).total() == 20
+    assert orders.stat("upstream_cx_active") > 0
+    eventually(lambda: orders.stat("upstream_cx_active") == 0, "all are closed", seconds=10)
+    assert orders.call()[0] == 200
+
+
+# Limits
+
+
+def test_beyond_max_requests_the_next_is_refused_and_the_breaker_is_seen_open(orders: Orders) -> None:
+    orders.are(max_requests="2", retries="0")
+    orders.behave(milliseconds=1500)
+    answered = at_once(orders, 8, lambda: orders.stat("circuit_breakers.default.rq_open") == 1)
+    statuses = Counter(one.status for one in answered)
+    assert set(statuses) == {200, 503}
+    assert statuses[200] in (2, 3)  # two of Envoy's threads may both find room for one more
+    eventually(lambda: '"flags":"UO"' in orders.caller.log(), "the access log says why")
+    assert orders.stat("upstream_rq_active_overflow") == statuses[503]
+    eventually(lambda: orders.stat("circuit_breakers.default.rq_open") == 0, "it closes again")
+
+
+def test_beyond_max_pending_requests_the_next_does_not_wait_for_a_connection(orders: Orders) -> None:
+    orders.are([slice_of("orders", orders.ips[:1])], max_connections="1", max_pending_requests="1", retries="0")
+    orders.behave(milliseconds=1500)
+    answered = at_once(orders, 8, lambda: orders.stat("circuit_breakers.default.rq_pending_open") == 1)
+    statuses = Counter(one.status for one in answered)
+    assert set(statuses) == {200, 503}
+    assert 2 <= statuses[200] <= 4  # one for each of Envoy's threads, and what waits
+    assert orders.stat("upstream_rq_pending_overflow") == statuses[503]
+
+
+def test_beyond_max_connections_requests_wait_for_one(orders: Orders) -> None:
+    orders.are([slice_of("orders", orders.ips[:1])], max_connections="1")
+    orders.behave(milliseconds=500)
+    answered = at_once(orders, 8, lambda: orders.stat("circuit_breakers.default.cx_open") == 1)
+    assert {one.status for one in answered} == {200}
+    assert 1 <= orders.stat("upstream_cx_active") <= 2  # each of Envoy's threads has one in any case
+    assert max(one.seconds for one in answered) > 3 * 0.5
+
+
+def at_once(orders: Orders, count: int, seen: Callable[[], bool]) -> list[Answer]:
+    """The answers to so many requests that are sent at once, while `seen` becomes true."""
+    with ThreadPoolExecutor(1) as pool:
+        answered = pool.submit(load, orders.caller, threads=count, each=1)
+        eventually(seen, "the breaker is open", seconds=10)
+        return answered.result()
+
+
+# Which replica
+
+
+def test_an_endpoint_that_fails_its_health_check_gets_nothing(orders: Orders) -> None:
+    orders.behave(status=503, pods=orders.pods[:1])
+    orders.are(eject_after="0", retries="0", load_balancing="round-robin")
+    assert orders.answers()["503"] > 0
+    orders.are(
+        eject_after="0", retries="0", load_balancing="round-robin", health_check="/healthz", health_check_interval="1s"
+    )
+    eventually(lambda: orders.answers(9).keys() == {"two", "three"}, "it is left alone", seconds=20)
+    assert orders.answers().keys() == {"two", "three"}
+    assert requests(orders.pods[:1], "/healthz") > 0
+    orders.behave()
+    eventually(lambda: orders.answers(9)["one"] > 0, "it is back", seconds=20)
+
+
+def test_a_new_endpoint_warms_up(orders: Orders) -> None:
+    orders.are(warm_up="30s")
+    assert '"slow_start_window": "30s"' in admin(orders.caller, "/config_dump")
+    assert orders.answers().keys() == set(NAMES)
+
+
+def test_a_caller_that_returns_its_cookie_stays_at_its_replica(orders: Orders) -> None:
+    orders.are(load_balancing="consistent-hash", hash_on="cookie:session")
+    first = {}
+    for _ in range(20):
+        cookie, body = with_cookie(orders, "")
+        assert cookie.startswith("session=")
+        assert [with_cookie(orders, cookie) for _ in range(5)] == [("", body)] * 5
+        first[body] = cookie
+    assert first.keys() == set(NAMES)
+
+
+def with_cookie(orders: Orders, cookie: str) -> tuple[str, str]:
+    """The cookie that is set, and who answers."""
+
+    def ask() -> tuple[str, str]:
+        with closing(http.client.HTTPConnection(CLUSTER_IP, 80, timeout=10)) as connection:
+            connection.request("GET", "/", headers={"Host": "orders", **({"Cookie": cookie} if cookie else {})})
+            with connection.getresponse() as response:
+                return (response.getheader("Set-Cookie") or "").partition(";")[0], response.read().decode()
+
+    return orders.caller.call(ask)
+
+
+def test_session_affinity_keeps_a_pod_at_its_replica(orders: Orders) -> None:
+    orders.are(spec={"sessionAffinity": "ClientIP"})
+    assert len(orders.answers()) == 1
+
+
+ZONED: Json = {"trafficDistribution": "PreferSameZone"}
+NEAR: Json = {"hints": {"forZones": [{"name": ZONE}]}, "zone": ZONE}
+FAR: Json = {"hints": {"forZones": [{"name": "eu-1b"}]}, "zone": "eu-1b"}
+
+
+def zoned(orders: Orders, near: int) -> list[Json]:
+    """The first so many replicas are in the zone ZONE."""
+    there = [endpoint(ip, **(NEAR if number < near else FAR)) for number, ip in enumerate(orders.ips)]
+    return [cluster.service("orders", clusterIP=CLUSTER_IP, **ZONED), slice_of("orders", there)]
+
+
+def test_a_caller_is_sent_to_the_zone_of_the_node_that_its_token_names(orders: Orders) -> None:
+    """And to the other one as soon as its own has nothing, or its node's label says otherwise."""
+    orders.say(node(NODE, ZONE), node("node-2", "eu-1b"), *zoned(orders, 1), zone=ZONE)
+    assert "shop/orders:80@eu-1a::" in admin(orders.caller, "/clusters")
+    assert orders.answers().keys() == {"one"}
+    orders.say(node(NODE, "eu-1b"), node("node-2", ZONE), *zoned(orders, 1), zone="eu-1b")
+    assert orders.answers().keys() == {"two", "three"}
+    orders.say(node(NODE, ZONE), node("node-2", "eu-1b"), *zoned(orders, 0), zone=ZONE)
+    assert orders.answers().keys() == set(NAMES)
+
+
+def test_while_all_of_its_zone_fail_a_caller_is_sent_elsewhere(orders: Orders) -> None:
+    orders.say(node(NODE, ZONE), node("node-2", "eu-1b"), *zoned(orders, 1), zone=ZONE)
+    orders.behave(status=503, pods=orders.pods[:1])
+    eventually(lambda: orders.answers(10).keys() <= {"two", "three"}, "the near one is left alone")
+
+
+def test_a_local_service_is_called_on_the_node_that_the_callers_token_names(orders: Orders) -> None:
+    there = [endpoint(ip, nodeName=where) for ip, where in zip(orders.ips, ("node-2", NODE, "node-2"), strict=True)]
+    local = cluster.service("orders", clusterIP=CLUSTER_IP, internalTrafficPolicy="Local")
+    orders.say(node(NODE, ZONE), node("node-2", ZONE), local, slice_of("orders", there), zone=ZONE)
+    assert orders.answers().keys() == {"two"}
+
+
+def test_a_terminating_endpoint_gets_nothing_new_while_another_is_ready(orders: Orders) -> None:
+    one, two, three = orders.ips
+    orders.are([slice_of("orders", [terminating(one), terminating(two), three])])
+    assert orders.answers().keys() == {"three"}
+    orders.are([slice_of("orders", [terminating(one), terminating(two), terminating(three, serving=False)])])
+    assert orders.answers().keys() == {"one", "two"}
+
+
+def test_what_is_published_although_it_is_not_ready_is_called(orders: Orders) -> None:
+    """The slices of a Service with publishNotReadyAddresses call ready whoever does not serve yet."""
+    unready = {"addresses": [orders.ips[0]], "conditions": {"ready": True, "serving": False, "terminating": False}}
+    orders.are([slice_of("orders", [unready])], spec={"publishNotReadyAddresses": True})
+    assert orders.answers(5) == {"one": 5}
+
+
+# Ports and addresses
+
+
+def test_a_port_has_the_number_that_each_slice_gives_its_name(orders: Orders) -> None:
+    one, two, _ = orders.ips
+    ports = [{"name": "web", "port": 80, "targetPort": "web"}, {"name": "other", "port": 81, "targetPort": "other"}]
+    numbers = {"web": 8080, "other": 8081}
+    slices = [
+        slice_of("orders", [one], ports=[{"name": name, "port": port} for name, port in numbers.items()], suffix="a"),
+        slice_of("orders", [two], ports=[{"name": "web", "port": 8081}], suffix="b"),
+    ]
+    orders.are(slices, spec={"ports": ports})
+    assert orders.answers().keys() == {"one", "two-other"}
+    assert orders.answers(5, port=81).keys() == {"one-other"}
+
+
+def test_a_service_of_both_families_is_balanced_at_either_address(orders: Orders) -> None:
+    ipv6 = [pod.address["ipv6"] for pod in orders.pods]
+    slices = [slice_of("orders", orders.ips, suffix="a"), slice_of("orders", ipv6, suffix="b", family="IPv6")]
+    both = {"clusterIPs": [CLUSTER_IP, IPV6], "ipFamilies": ["IPv4", "IPv6"], "ipFamilyPolicy": "RequireDualStack"}
+    orders.are(slices, spec=both)
+    for address in (CLUSTER_IP, IPV6):
+        for host in ("orders", f"[{address}]" if ":" in address else address):
+            assert orders.answers(address=address, host=host).keys() == set(NAMES)
+
+
+# What is not balanced
+
+
+def test_a_pod_of_a_headless_service_that_was_dialled_is_never_another(orders: Orders) -> None:
+    """Also at a port of which the proxy knows another Service, which has the same endpoints."""
+    headless = cluster.service("stateful", ports=[8080], clusterIP="None")
+    known = cluster.service("known", ports=[8080], clusterIP="10.96.0.9")
+    orders.say(headless, slice_of("stateful", orders.ips), known, slice_of("known", orders.ips))
+    assert orders.answers(address="10.96.0.9", port=8080, host="known").keys() == set(NAMES)
+    for name, ip in zip(NAMES, orders.ips, strict=True):
+        for host in ("stateful", f"{name}.stateful", f"{name}.stateful.shop.svc.cluster.local:8080", f"{ip}:8080"):
+            assert orders.answers(6, address=ip, port=8080, host=host) == {name: 6}
+
+
+@pytest.mark.parametrize("host", ["outside", "outside.shop", "example.com", "orders.accounts"])
+def test_what_is_no_service_in_view_goes_where_it_was_dialled(place: Lab, orders: Orders, host: str) -> None:
+    kube_proxy(place, orders.pods[2:])
+    outside = cluster.service("outside", type="ExternalName", externalName="example.com", clusterIP=None)
+    there = cluster.service("orders", clusterIP=CLUSTER_IP)
+    orders.say(outside, there, slice_of("orders", orders.ips[:2]))
+    assert orders.answers().keys() == {"one", "two"}
+    assert orders.answers(6, host=host) == {"three": 6}
