@@ -1,4 +1,5 @@
-"""Random subscriptions, updates, rejections, slow answers and reconnects: in the end a proxy has what the snapshot has.
+"""Random subscriptions, updates, rejections, slow answers, reconnects, and changes of whose proxy it is: in the end a
+proxy has what the snapshot has for it.
 
 The proxy at the other end is a model of Envoy's: it keeps what it holds over a reconnect, and takes anything but what
 is spoilt, version by version.
@@ -6,19 +7,23 @@ is spoilt, version by version.
 
 from collections.abc import Iterable
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from controlplane.xds import topic
 from controlplane.xds.cache import Cache
-from controlplane.xds.snapshot import WILDCARD, Kind
+from controlplane.xds.snapshot import WILDCARD, Caller, Kind
 from controlplane.xds.stream import PATIENCE_SECONDS, REMOVAL_SECONDS
 from controlplane.xds.wire import Response
-from tests.worlds import WILD, Contents, Proxy, World
+from tests.worlds import CALLER, WILD, Contents, Proxy, World
 
 CDS, EDS, LDS, RDS = Kind
 NAMES = ("a", "b", "c", "d")
 BAD = "9"  # a version that the proxy does not take
+AT_A_TIME = 2  # resources in a response: what there is may take two
+ELSEWHERE = Caller("accounts", "web-0")
 
 names = st.lists(st.sampled_from(NAMES), unique=True)
 contents = st.fixed_dictionaries(
@@ -32,6 +37,8 @@ class Conversations(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(topic, "MAX_RESOURCES", AT_A_TIME)
         self.cache = Cache()
         self.proxy = Proxy(self.cache)
         self.wanted: dict[Kind, set[str]] = {kind: set() for kind in Kind}
@@ -44,10 +51,14 @@ class Conversations(RuleBasedStateMachine):
         self.world = World(contents)
         self.cache.store(self.world)
 
-    @rule(contents=contents, hidden=names)
-    def change(self, contents: Contents, hidden: list[str]) -> None:
-        self.world = World(contents, hidden)
+    @rule(contents=contents, hidden=names, elsewhere=names)
+    def change(self, contents: Contents, hidden: list[str], elsewhere: list[str]) -> None:
+        self.world = World(contents, hidden_from={CALLER.namespace: hidden, ELSEWHERE.namespace: elsewhere})
         self.cache.store(self.world)
+
+    @rule()
+    def become_another(self) -> None:
+        self.proxy.become(ELSEWHERE if self.proxy.caller == CALLER else CALLER)
 
     @rule(kind=kinds, names=names)
     def subscribe(self, kind: Kind, names: list[str]) -> None:
@@ -81,7 +92,7 @@ class Conversations(RuleBasedStateMachine):
 
     @rule()
     def hear(self) -> None:
-        self.unanswered += self.proxy.told()
+        self.unanswered += self._told()
         assert len(self.unanswered) <= len({response.kind for response in self.unanswered})
 
     @rule(data=st.data())
@@ -104,7 +115,7 @@ class Conversations(RuleBasedStateMachine):
     def reconnect(self) -> None:
         self.proxy.conversation.end()
         assert self.cache.subscriptions() == dict.fromkeys(Kind, 0)
-        former, self.proxy = self.proxy, Proxy(self.cache, self.proxy.now)
+        former, self.proxy = self.proxy, Proxy(self.cache, self.proxy.now, self.proxy.caller)
         self.proxy.holds, self.unanswered = former.holds, []
         for kind in sorted(self.open, key=list(Kind).index):
             asked = [*self.wanted[kind], *([WILDCARD] if kind in self.all else [])]
@@ -114,15 +125,21 @@ class Conversations(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """The proxy answers everything, time passes, and nothing new happens."""
+        try:
+            self._end()
+        finally:
+            self.patch.undo()
+
+    def _end(self) -> None:
         if not hasattr(self, "world"):
             return
         for _ in range(64):
             while self.unanswered:
                 self._answer(self.unanswered.pop())
-            self.unanswered = self.proxy.told()
+            self.unanswered = self._told()
             if not self.unanswered:
                 self.proxy.now += PATIENCE_SECONDS
-                self.unanswered = self.proxy.told()
+                self.unanswered = self._told()
                 if not self.unanswered:
                     break
         else:
@@ -131,8 +148,17 @@ class Conversations(RuleBasedStateMachine):
             assert self._good(self.proxy.holds[kind]) == self._good(self._expected(kind)), kind
         assert self.proxy.conversation.alarm is None
 
+    def _told(self) -> list[Response]:
+        """No more at a time than is allowed, and of nothing that nobody asked for."""
+        told = self.proxy.told()
+        for response in told:
+            names = {*(resource.name for resource in response.resources), *response.removed}
+            assert len(response.resources) <= AT_A_TIME
+            assert response.kind in self.all or names <= self.wanted[response.kind]
+        return told
+
     def _expected(self, kind: Kind) -> dict[str, str]:
-        wild = set(self.world.names(kind, None)) if kind in self.all else set()  # type: ignore[arg-type]
+        wild = set(self.world.names(kind, self.proxy.caller)) if kind in self.all else set()
         return {name: v for name, v in self.world.contents[kind].items() if name in self.wanted[kind] | wild}
 
     def _good(self, held: dict[str, str]) -> dict[str, str]:
