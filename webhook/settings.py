@@ -69,7 +69,7 @@ class SidecarResources:
 
     cpu_request: Cpu = values.parse_cpu("50m")
     cpu_limit: Cpu | None = values.parse_cpu("1")
-    memory_request: Memory = values.parse_memory("64Mi")
+    memory_request: Memory = values.parse_memory("80Mi")
     memory_limit: Memory | None = values.parse_memory("320Mi")
 
 

@@ -253,7 +253,7 @@ def test_a_limit_range_fills_in_only_what_we_did_not_say(here: Shop, filled_in: 
     assert stored["spec"]["containers"][0]["resources"] == {"limits": filled_in, "requests": filled_in}
     assert sidecar(stored)["resources"]["requests"] == {
         "cpu": "50m",
-        "memory": "64Mi",
+        "memory": "80Mi",
         "ephemeral-storage": "1Gi",
     }
 

@@ -117,7 +117,7 @@ def test_a_request_above_its_limit_is_rejected_with_both_figures() -> None:
 def test_one_resource_annotation_keeps_the_other_defaults() -> None:
     resources = build.sidecar_of(build.injected(build.pod({"cpu-request": "200m"})))["resources"]
     assert resources == {
-        "requests": {"cpu": "200m", "memory": "64Mi"},
+        "requests": {"cpu": "200m", "memory": "80Mi"},
         "limits": {"cpu": "1", "memory": "320Mi"},
     }
 
