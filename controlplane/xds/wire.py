@@ -16,6 +16,7 @@ from controlplane.xds.snapshot import Kind, Resource
 
 _KINDS = {str(kind): kind for kind in Kind}
 ANSWER = 96  # bytes: a type and a nonce
+FRAMES, FRAME = 512, 16 << 10  # that are kept, and of bytes at most: 8 MB, while a resource may have 350 KB
 
 
 class MalformedError(ValueError):
@@ -77,13 +78,17 @@ def _parse(data: bytes) -> Request:
 
 def encode(response: Response) -> bytes:
     """A DeltaDiscoveryResponse."""
-    parts = [_frame(resource) for resource in response.resources]
+    parts = [_kept(resource) if len(resource.body) <= FRAME else _frame(resource) for resource in response.resources]
     parts += (_TYPES[response.kind], _field(5, response.nonce.encode()))
     parts += (_field(6, name.encode()) for name in response.removed)
     return b"".join(parts)
 
 
-@lru_cache(maxsize=512)  # thousands of proxies are told the same at the same moment
+@lru_cache(maxsize=FRAMES)  # thousands of proxies are told the same at the same moment
+def _kept(resource: Resource) -> bytes:
+    return _frame(resource)
+
+
 def _frame(resource: Resource) -> bytes:
     """The field that holds a message `Resource` of the protocol."""
     fields = _field(1, resource.version.encode()), _field(2, resource.body), _field(3, resource.name.encode())

@@ -10,11 +10,13 @@ from certs.objects import Installation
 from controlplane import discovery, process, proxies
 from controlplane.__main__ import _parser
 from controlplane.xds import credentials, service
+from controlplane.xds.transport import Limits
 from controlplane.xds.watch import COLLECTIONS
 from tests.contract.rendered import CONTROLPLANE, NAMESPACE, Object, one, pod_spec, render, settings_file
 from webhook import pod, settings
 
 XDS = "grpc-xds"
+MIB = 1 << 20
 NAMES = {target.name: names for target, names in Installation().leaves.items()}[f"{CONTROLPLANE}-tls"]
 
 
@@ -116,10 +118,13 @@ def test_everything_that_it_watches_it_may_watch() -> None:
     assert watched <= {name for name, verbs in rights() if verbs >= {"list", "watch"}}
 
 
-def test_it_may_have_what_5000_sidecars_take() -> None:
-    """850 MiB, and a file descriptor for each; the process warns below what it wants."""
+def test_it_may_have_what_as_many_sidecars_take_as_it_serves() -> None:
+    """120 KiB each, beside those that connect and say nothing; and a file descriptor for each."""
     assert container()["resources"]["limits"]["memory"] == "1Gi"
-    assert service.FILES > 2 * 5000
+    limits = Limits()
+    silent = limits.connections - limits.streams
+    assert 120 * MIB + limits.streams * (120 << 10) + silent * 70_000 < 1024 * MIB
+    assert 2 * limits.connections < service.FILES
 
 
 def test_a_token_is_good_for_nobody_else() -> None:

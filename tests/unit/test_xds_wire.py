@@ -1,5 +1,8 @@
 """The protocol's bytes: what a proxy says is read as it was said, whether or not thousands say the same."""
 
+import gc
+import tracemalloc
+
 import pytest
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 from google.protobuf.any_pb2 import Any
@@ -61,3 +64,24 @@ def test_a_response_is_what_protobuf_reads(
     read = DeltaDiscoveryResponse.FromString(wire.encode(Response(kind, nonce, told, removed)))
     assert (read.type_url, read.nonce, list(read.removed_resources)) == (kind, nonce, removed)
     assert [(one.name, one.version, one.resource.value) for one in read.resources] == resources
+
+
+def test_of_large_resources_nothing_is_kept() -> None:
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for number in range(wire.FRAMES):
+            wire.encode(Response(Kind.LISTENER, "1", [Resource("out_80", str(number), bytes(100_000))]))
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 1_000_000
+
+
+@given(st.integers(wire.FRAME - 2, wire.FRAME + 2))
+def test_a_resource_is_put_the_same_however_large_it_is(size: int) -> None:
+    made = Any(type_url=Kind.LISTENER, value=bytes(size)).SerializeToString()
+    for _ in range(2):
+        data = wire.encode(Response(Kind.LISTENER, "1", [Resource("out_80", "v", made)]))
+        (found,) = DeltaDiscoveryResponse.FromString(data).resources
+        assert (found.name, found.version, found.resource.value) == ("out_80", "v", bytes(size))
