@@ -33,6 +33,7 @@ Told = Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]
 
 FIELD_MANAGER = "envoy-sidecar-controlplane"
 TIMEOUT = (5, 15)  # seconds: to connect, and between two parts of an answer
+REVIEW_TIMEOUT = (2, 5)  # the same of a question that a proxy waits for
 # Then it is asked for anew: before what stands between us takes the connection for idle, mostly after a minute; and so
 # that one which died is not taken for quiet for longer than this and the time to read.
 WATCH_SECONDS = 50
@@ -142,7 +143,8 @@ class Kube:
             "kind": "TokenReview",
             "spec": {"token": token, "audiences": [audience]},
         }
-        match self._object("POST", "/apis/authentication.k8s.io/v1/tokenreviews", body=body):
+        reviews = "/apis/authentication.k8s.io/v1/tokenreviews"
+        match _read(self._ask("POST", reviews, {}, body, timeout=REVIEW_TIMEOUT)):
             case {"status": dict(status)}:
                 return status
             case _:

@@ -27,7 +27,7 @@ class Limits:
 
     @property
     def connections(self) -> int:
-        """Also those that have no stream, of 45 to 70 KB, which end soon."""
+        """Also those that have no stream, of 45 to 55 KB, which end soon."""
         return self.streams * 5 // 4 + 16
 
 

@@ -123,7 +123,7 @@ def test_it_may_have_what_as_many_sidecars_take_as_it_serves() -> None:
     assert container()["resources"]["limits"]["memory"] == "1Gi"
     limits = Limits()
     silent = limits.connections - limits.streams
-    assert 120 * MIB + limits.streams * (120 << 10) + silent * 70_000 < 1024 * MIB
+    assert 120 * MIB + limits.streams * (120 << 10) + silent * 55_000 < 1024 * MIB
     assert 2 * limits.connections < service.FILES
 
 

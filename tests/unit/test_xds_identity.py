@@ -1,18 +1,25 @@
 """Who is let in, and who is not. The API server is one that answers what a test says, and counts the questions."""
 
 import asyncio
+import socket
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
+from time import monotonic
 from typing import Any
 
 import pytest
+from kubernetes.client.api_client import ApiClient
+from kubernetes.client.configuration import Configuration
 
+from controlplane import kube
 from controlplane.discovery import AUDIENCE
+from controlplane.kube import Kube, KubeError
 from controlplane.xds import authenticator
-from controlplane.xds.authenticator import FRESH_SECONDS, KNOWN, NEW, REFUSED_SECONDS, Authenticator
+from controlplane.xds.authenticator import FRESH_SECONDS, KNOWN, NEW, QUESTION_SECONDS, REFUSED_SECONDS, Authenticator
 from controlplane.xds.identity import Identity, RefusedError, believe
+from controlplane.xds.server import INTRODUCTION_SECONDS
 from tests.tokens import reviewed, token
 
 WEB = Identity("shop", "web-0", "default", "node-1")
@@ -304,6 +311,19 @@ def test_who_is_new_hears_that_there_was_no_answer_before_it_is_taken_for_silent
     api = Api()
     assert api.together(pods(100)) == ["unavailable"] * 100
     assert len(api.asked) <= NEW  # about the others nobody wants to know any more
+
+
+def test_a_question_holds_a_thread_no_longer_than_a_proxy_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    connect, read = kube.REVIEW_TIMEOUT
+    assert 2 * connect + read < QUESTION_SECONDS < INTRODUCTION_SECONDS  # it tries twice to connect
+    monkeypatch.setattr(kube, "REVIEW_TIMEOUT", (0.1, 0.1))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        configuration = Configuration()
+        configuration.host, configuration.retries = f"http://127.0.0.1:{silent.getsockname()[1]}", 1
+        start = monotonic()
+        with pytest.raises(KubeError):
+            Kube(ApiClient(configuration)).review(token(), AUDIENCE)
+    assert monotonic() - start < connect + read
 
 
 def test_many_new_pods_may_share_an_address() -> None:
