@@ -30,15 +30,16 @@ def static(connect_timeout_seconds: int) -> list[Json]:
     """Every static cluster."""
     return [
         # Pooling across connections would send everything to the one pod that kube-proxy picked first,
-        {**_original_dst(PASSTHROUGH, connect_timeout_seconds), "track_cluster_stats": {"per_endpoint_stats": True}},
+        {**passing(PASSTHROUGH, connect_timeout_seconds), "track_cluster_stats": {"per_endpoint_stats": True}},
         # and ask an application that takes no more connections over an old one, where its HTTP probe should fail.
-        _original_dst(INBOUND, connect_timeout_seconds),
+        passing(INBOUND, connect_timeout_seconds),
         {"name": BLACKHOLE, "type": "STATIC", "connect_timeout": "1s"},
         _admin(),
     ]
 
 
-def _original_dst(name: str, connect_timeout_seconds: int) -> Json:
+def passing(name: str, connect_timeout_seconds: int = 10) -> Json:
+    """One that leads to wherever the connection was going."""
     return {
         "name": name,
         "type": "ORIGINAL_DST",

@@ -26,6 +26,7 @@ class World:
         self, contents: Contents, hidden: Iterable[str] = (), hidden_from: Mapping[str, Iterable[str]] = _NOBODY
     ) -> None:
         self.contents = {kind: dict(contents.get(kind, {})) for kind in Kind}
+        self.substitutes: dict[str, str] = {}  # by name: the version of what is told instead of what is refused
         unseen = {namespace: {*hidden, *more} for namespace, more in {"": (), **hidden_from}.items()}
         self._names = {
             namespace: {kind: tuple(name for name in self.contents[kind] if name not in here) for kind in WILD}
@@ -43,6 +44,10 @@ class World:
 
     def get(self, kind: Kind, name: str) -> Resource | None:
         version = self.contents[kind].get(name)
+        return None if version is None else Resource(name, version, _body(kind, version))
+
+    def instead(self, kind: Kind, name: str) -> Resource | None:
+        version = self.substitutes.get(name)
         return None if version is None else Resource(name, version, _body(kind, version))
 
     def prepare(self, caller: Caller) -> Iterator[None]:

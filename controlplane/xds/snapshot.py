@@ -61,6 +61,9 @@ class Snapshot(Protocol):
         none. It is called as the proxy calls it.
         """
 
+    def instead(self, kind: Kind, name: str) -> Resource | None:
+        """What is told to a proxy that does not take the resource, and has no other of that name; None: nothing."""
+
     def prepare(self, caller: Caller) -> Iterator[None]:
         """Makes what this caller's proxy will ask for, a little at each step; `get` finds it made then."""
 

@@ -74,6 +74,7 @@ class Flight:
     nonce: str
     since: float
     versions: dict[str, str]
+    former: dict[str, str | None]  # what the proxy has of these names, if it takes none of it
 
 
 @dataclass(slots=True, eq=False)
@@ -88,6 +89,7 @@ class Topic:
     flight: Flight | None = None
     held: dict[str, str | None] = field(default_factory=dict)  # name -> its version there; None: to be told in any case
     rejected: dict[str, str] = field(default_factory=dict)  # name -> a version that the proxy does not take
+    without: frozenset[str] = frozenset()  # rejected, and the proxy had none before: it is told of something instead
     leaving: set[str] = field(default_factory=set)  # gone, but not to be taken away before `take_away`
     left_at: float = 0.0  # when a name joined these
     _nonce: int = 0
@@ -142,12 +144,18 @@ class Topic:
         self.flight = None
         names = tuple(name for name in flight.versions if name in self.held)
         if len(names) == 1:
-            self.rejected[names[0]] = flight.versions[names[0]]  # it counts as held: only another version is sent
+            self._reject(names[0], flight)
         elif names:
             middle = len(names) // 2
             self._trials += [names[middle:], names[:middle]]
-            self.held.update(dict.fromkeys(names))
+            self.held.update((name, flight.former[name] if flight.versions[name] else None) for name in names)
         return Rejected(self.kind, names, request.error)
+
+    def _reject(self, name: str, flight: Flight) -> None:
+        self.rejected[name] = flight.versions[name]  # it counts as held: only another version is sent
+        if not flight.former[name]:
+            self.without |= {name}
+            self._due.add(name)
 
     def land(self) -> None:
         """The response counts as accepted."""
@@ -223,6 +231,7 @@ class Topic:
     def _forget(self, name: str) -> None:
         self.held.pop(name, None)
         self.rejected.pop(name, None)
+        self.without -= {name}
         self._due.discard(name)
         self.leaving.discard(name)
         self.cache.unsubscribe(self.subscriber, self.kind, self._of(name))
@@ -297,7 +306,7 @@ class Topic:
         for index, name in enumerate(names):
             if name not in self.held:
                 continue
-            resource = self.cache.get(self.kind, self._of(name)) if self._wants(name) else None
+            resource = self._now(name) if self._wants(name) else None
             if resource is None:
                 self._miss(name, absent, now)
                 continue
@@ -310,6 +319,16 @@ class Topic:
                 break
             resources.append(resource)
         return self._send(resources, absent, now) if resources or absent else None
+
+    def _now(self, name: str) -> Resource | None:
+        """What the proxy should have of that name."""
+        resource = self.cache.get(self.kind, self._of(name))
+        if name not in self.without or resource is None:
+            return resource
+        if resource.version == self.rejected.get(name):
+            return self.cache.instead(self.kind, self._of(name)) or resource
+        self.without -= {name}
+        return resource
 
     def _wants(self, name: str) -> bool:
         return name in self._names or (self._wild is not None and name in self._wild)
@@ -327,9 +346,9 @@ class Topic:
         self._nonce += 1
         self._silent = False
         versions = {resource.name: resource.version for resource in resources} | dict.fromkeys(absent, ABSENT)
-        self.flight = Flight(str(self._nonce), now, versions)
+        self.flight = Flight(str(self._nonce), now, versions, {name: self.held.get(name) for name in versions})
         self.held.update(versions)
-        for name in versions.keys() & self.rejected.keys():
+        for name in versions.keys() & self.rejected.keys() - self.without:
             del self.rejected[name]
         return Response(self.kind, self.flight.nonce, resources, absent)
 

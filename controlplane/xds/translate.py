@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from controlplane.bootstrap import UPGRADES, Bootstrap
+from controlplane.clusters import passing
 from controlplane.extensions import Json
 from controlplane.tracing import manager_options
 from controlplane.xds import clusters, endpoints, listeners, routes, scope
@@ -59,6 +60,14 @@ def of_service(kind: Kind, name: str, mesh: Mesh, choices: Choices) -> Recipe | 
         (service.locality, len(service.ports), mesh.batches_of(service, port)),
         lambda: endpoints.assignment(name, service.locality, variant, mesh.endpoints_of(service, port)),
     )
+
+
+def instead(kind: Kind, name: str) -> Json | None:
+    """What stands for a resource that cannot be used: requests pass through, as if nothing were told of their Service.
+
+    Without its cluster, the routes that name it would answer 503. Without any of the others, all passes through anyway.
+    """
+    return passing(name) if kind is Kind.CLUSTER else None
 
 
 def of_view(kind: Kind, name: str, of: View, members: Sequence[Service], choices: Choices) -> Recipe | None:

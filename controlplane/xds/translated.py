@@ -1,7 +1,7 @@
 """The Snapshot of a Mesh: each resource is translated when somebody asks for it, and kept while what it is made of is.
 
 What a proxy does not use costs nothing. One that does not pass Envoy's own rules is never handed out: the last good one
-stays, and `rejected` tells. Not for several threads.
+stays, or what is told instead, and `rejected` tells. Not for several threads.
 """
 
 import hashlib
@@ -123,6 +123,11 @@ class Translated:
         """The resource, for any name that `names` gave or that a resource refers to; None: there is none."""
         return finished(self._making(kind, name))
 
+    def instead(self, kind: Kind, name: str) -> Resource | None:
+        """What is told to a proxy that does not take the resource, and has no other of that name."""
+        source = translate.instead(kind, name)
+        return finished(_encoding(kind, name, Recipe((), lambda: source), None)) if source is not None else None
+
     def _making(self, kind: Kind, name: str) -> Making:
         """What `get` does, a little at each step."""
         recipe, owner = self._recipe(kind, name)
@@ -201,12 +206,12 @@ class Translated:
             made = yield from _encoding(kind, name, recipe, last)
         except InvalidResource as problem:
             self.rejected[kind, name] = str(problem)
-            return last
         except Exception as bug:  # a bug of ours in one resource must not end streams that have thousands
             self.rejected[kind, name] = repr(bug)
-            return last
-        self.rejected.pop((kind, name), None)
-        return made
+        else:
+            self.rejected.pop((kind, name), None)
+            return made
+        return last or self.instead(kind, name)
 
     def _names_of(self, view: View) -> Mapping[Kind, tuple[str, ...]]:
         if view not in self._surveyed:

@@ -27,6 +27,7 @@ from webhook.settings import Settings
 
 NAME = "controlplane.lab"  # as pods know it
 CLUSTER_IP = "10.96.0.1"
+PROGRAM = ("-m", "controlplane")
 
 
 def replica(name: str) -> Json:
@@ -59,9 +60,9 @@ class ControlPlane:
         fresh.rename(self.manifests / "cluster.yaml")
 
     @contextmanager
-    def serving(self, *options: str) -> Iterator["subprocess.Popen[bytes]"]:
+    def serving(self, *options: str, program: Sequence[str] = PROGRAM) -> Iterator["subprocess.Popen[bytes]"]:
         """Until the block ends."""
-        command = ["nsenter", f"--net={self.lab.node.path}", sys.executable, "-m", "controlplane", "serve"]
+        command = ["nsenter", f"--net={self.lab.node.path}", sys.executable, *program, "serve"]
         command += ["--from", str(self.manifests), "--tls-directory", str(self.tls)]
         command += ["--xds-address", f"{NODE['ipv4']}:{self.port}", "--metrics-address", "127.0.0.1"]
         command += ["--metrics-port", str(self.port + 10_000), *options]

@@ -4,10 +4,12 @@ import json
 from typing import Any
 
 import pytest
+from google.protobuf import any_pb2
 
 from controlplane.clusters import PASSTHROUGH
 from controlplane.extensions import Json
 from controlplane.headers import ASKS_LOAD, LOAD_REPORT, UNPROCESSED
+from controlplane.xds import clusters, messages
 from controlplane.xds.explain import problems
 from controlplane.xds.routes import BODY_BYTES
 from controlplane.xds.scope import Scope
@@ -517,9 +519,20 @@ def test_what_envoy_would_refuse_is_never_handed_out_and_the_last_good_one_stays
     of = translated(service())
     good = of.get(Kind.CLUSTER, "shop/orders:80")
     broken: Any = {**(of.source(Kind.CLUSTER, "shop/orders:80") or {}), "connect_timeout": "-1s"}
-    for last in (None, good):
-        assert finished(of._make(Kind.CLUSTER, "shop/orders:80", Recipe((), lambda: broken), last)) is last
-        assert "connect_timeout" in of.rejected[Kind.CLUSTER, "shop/orders:80"]
+    assert finished(of._make(Kind.CLUSTER, "shop/orders:80", Recipe((), lambda: broken), good)) is good
+    assert "connect_timeout" in of.rejected[Kind.CLUSTER, "shop/orders:80"]
+
+
+def test_without_a_good_one_requests_pass_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = {"name": "shop/orders:80", "connect_timeout": "-1s"}
+    monkeypatch.setattr(clusters, "cluster", lambda *_: broken)
+    of = translated(service(), slice_of())
+    told = of.get(Kind.CLUSTER, "shop/orders:80")
+    assert told is not None
+    assert told == of.instead(Kind.CLUSTER, "shop/orders:80")
+    found: Any = messages.MESSAGES[Kind.CLUSTER].FromString(any_pb2.Any.FromString(told.body).value)
+    assert found.type == found.ORIGINAL_DST
+    assert list(of.rejected) == [(Kind.CLUSTER, "shop/orders:80")]
 
 
 def test_a_bug_in_one_resource_ends_nothing_else() -> None:
@@ -528,5 +541,6 @@ def test_a_bug_in_one_resource_ends_nothing_else() -> None:
     def bug() -> Json:
         raise KeyError("never thought of")
 
-    assert finished(of._make(Kind.CLUSTER, "shop/orders:80", Recipe((), bug), None)) is None
+    instead = finished(of._make(Kind.CLUSTER, "shop/orders:80", Recipe((), bug), None))
+    assert instead == of.instead(Kind.CLUSTER, "shop/orders:80")
     assert "never thought of" in of.rejected[Kind.CLUSTER, "shop/orders:80"]

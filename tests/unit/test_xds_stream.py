@@ -336,6 +336,63 @@ def test_one_bad_resource_takes_no_sibling_with_it(size: int, bad: list[str]) ->
     assert rounds <= 1 + len(bad) * 2 * size.bit_length()
 
 
+def replaceable(clusters: str, **substitutes: str) -> World:
+    made = world(clusters)
+    made.substitutes.update(substitutes)
+    return made
+
+
+def test_what_is_rejected_and_has_no_good_one_before_is_told_otherwise() -> None:
+    envoy = proxy(replaceable("a=1 b=1", a="instead", b="instead"))
+    envoy.ask(CDS)
+    (both,) = envoy.told()
+    envoy.reject(both)
+    (one,) = envoy.told()
+    envoy.accept(one) if names_of(one) == ["b"] else envoy.reject(one)
+    (other,) = envoy.told()
+    envoy.accept(other) if names_of(other) == ["b"] else envoy.reject(other)
+    assert [short(response) for response in envoy.settle()] == ["CLUSTER a=instead"]
+    assert envoy.holds[CDS] == {"a": "instead", "b": "1"}
+    assert envoy.conversation.topics[CDS].rejected == {"a": "1"}
+    envoy.conversation.notice(CDS, "a")
+    assert envoy.settle() == []
+
+
+def test_where_there_was_a_good_one_that_stays() -> None:
+    envoy = proxy(replaceable("a=1", a="instead"))
+    envoy.ask(CDS)
+    envoy.settle()
+    envoy.cache.store(replaceable("a=2", a="instead"))
+    (bad,) = envoy.told()
+    envoy.reject(bad)
+    assert envoy.told() == []
+    assert envoy.holds[CDS] == {"a": "1"}
+
+
+def test_what_is_told_instead_gives_way_to_the_next_version() -> None:
+    envoy = proxy(replaceable("a=1", a="instead"))
+    envoy.ask(CDS)
+    (bad,) = envoy.told()
+    envoy.reject(bad)
+    envoy.settle()
+    envoy.cache.store(replaceable("a=2", a="instead"))
+    assert [short(response) for response in envoy.settle()] == ["CLUSTER a=2"]
+    assert envoy.conversation.topics[CDS].rejected == {}
+
+
+def test_what_is_told_instead_may_be_rejected_as_well_and_is_not_sent_again() -> None:
+    envoy = proxy(replaceable("a=1", a="instead"))
+    envoy.ask(CDS)
+    for _ in range(2):
+        (bad,) = envoy.told()
+        envoy.reject(bad)
+    assert envoy.told() == []
+
+
+def names_of(response: Response) -> list[str]:
+    return [resource.name for resource in response.resources]
+
+
 def test_a_proxy_that_rejects_everything_hears_each_thing_alone_once() -> None:
     envoy = proxy(World({CDS: {f"n{number}": "1" for number in range(16)}}))
     envoy.ask(CDS)
@@ -355,6 +412,21 @@ def test_a_rejected_removal_is_not_repeated() -> None:
     (response,) = envoy.told()
     envoy.reject(response)
     assert said(envoy) == []
+
+
+def test_removals_that_are_rejected_are_tried_apart_and_no_more() -> None:
+    envoy = proxy(world("a=1 b=1"))
+    envoy.ask(CDS)
+    envoy.settle()
+    envoy.cache.store(world())
+    heard: list[Response] = []
+    for _ in range(10):
+        envoy.now += REMOVAL_SECONDS
+        while said := envoy.told():
+            heard += said
+            for response in said:
+                envoy.reject(response)
+    assert [len(response.removed) for response in heard] == [2, 1, 1]
 
 
 def test_after_a_rejection_the_newest_is_tried() -> None:
