@@ -5,11 +5,11 @@ What is added or changed is told all the same, and so is what goes from a namesp
 own: whoever makes many Services and deletes them holds up nobody else.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 
-from controlplane.xds.mesh import Mesh, Service
+from controlplane.xds.mesh import Batch, Endpoint, Key, Mesh, Service
 
 FEW = 10  # of which any number may go
 
@@ -88,8 +88,44 @@ def _without_removals(former: Mesh, mesh: Mesh, held: Set[str]) -> Mesh:
         own = services.get(name, {})
         gone = {key: one for key, one in former.services.get(name, {}).items() if key not in own}
         services[name] = {**{key: _without(one, live) for key, one in gone.items()}, **own}
-    kept = {key: batches for key, batches in former.endpoints.items() if key.namespace in held}
-    return replace(mesh, services=services, endpoints={**kept, **mesh.endpoints})
+    lost = {
+        key: batches for key, batches in former.endpoints.items() if key.namespace in held and key not in mesh.endpoints
+    }
+    return replace(mesh, services=services, endpoints={**_still_theirs(lost, mesh), **mesh.endpoints})
+
+
+def _still_theirs(lost: Mapping[Key, tuple[Batch, ...]], mesh: Mesh) -> Mapping[Key, tuple[Batch, ...]]:
+    """Without those at whose address and port another pod serves by now: it would get requests that are not its own.
+
+    Only the port tells, for pods of the node's network share its address.
+    """
+    now = _pods(mesh.endpoints)
+    kept = {}
+    for key, batches in lost.items():
+        left = tuple(found for batch in batches if (found := _still_there(key.namespace, batch, now)).endpoints)
+        if left:
+            kept[key] = batches if left == batches else left
+    return kept
+
+
+def _pods(endpoints: Mapping[Key, tuple[Batch, ...]]) -> Mapping[tuple[str, int], Set[tuple[str, str]]]:
+    """Who serves where; pods may be endpoints of several Services."""
+    found: defaultdict[tuple[str, int], set[tuple[str, str]]] = defaultdict(set)
+    for key, batches in endpoints.items():
+        for batch in batches:
+            for one in batch.endpoints:
+                for _, port in batch.ports if one.pod else ():
+                    found[one.address, port].add((key.namespace, one.pod))
+    return found
+
+
+def _still_there(namespace: str, batch: Batch, now: Mapping[tuple[str, int], Set[tuple[str, str]]]) -> Batch:
+    def is_theirs(one: Endpoint) -> bool:
+        return all(
+            (namespace, one.pod) in now.get((one.address, port), {(namespace, one.pod)}) for _, port in batch.ports
+        )
+
+    return replace(batch, endpoints=tuple(one for one in batch.endpoints if is_theirs(one)))
 
 
 def _without(service: Service, live: Set[str]) -> Service:

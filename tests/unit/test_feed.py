@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, process_time
@@ -20,7 +20,7 @@ from controlplane.xds.guard import Guard
 from controlplane.xds.mesh import Key, Mesh
 from controlplane.xds.world import WHAT, What
 from tests.apiserver.processes import eventually
-from tests.cluster import addresses, mesh, service, slice_of
+from tests.cluster import addresses, endpoint, mesh, service, slice_of
 
 ORDERS, USERS = Key("shop", "orders"), Key("shop", "users")
 DEADLINE_SECONDS = 10.0
@@ -221,6 +221,43 @@ def test_a_cluster_ip_that_is_another_services_by_now_is_not_the_held_ones() -> 
     owners = [str(one.key) for one in held.all_services() if "10.96.1.3" in one.addresses]
     assert owners == ["shop/new"]
     assert guard.passes(held).services["evil"]["s3"] is held.services["evil"]["s3"]
+
+
+def at(address: str, pod: str) -> Json:
+    return endpoint(address, targetRef={"kind": "Pod", "name": pod})
+
+
+def with_pods(gone: Iterable[int], *more: Json) -> Mesh:
+    """Services of a pod each, without some of them."""
+    names = [n for n in range(25) if n not in set(gone)]
+    slices = [slice_of(f"s{n}", [at(f"10.0.1.{n}", f"pod-{n}")]) for n in names]
+    return mesh(*(service(f"s{n}", clusterIP=f"10.96.1.{n}") for n in range(25)), *slices, *more)
+
+
+@pytest.mark.parametrize(
+    ("new", "kept"),
+    [
+        (at("10.0.1.3", "another"), []),
+        (at("10.0.1.3", "pod-3"), ["10.0.1.3"]),
+        (at("10.0.1.33", "another"), ["10.0.1.3"]),
+        ("10.0.1.3", ["10.0.1.3"]),
+    ],
+    ids=["another pod has it", "the same pod, of another Service", "nobody has it", "nobody says which pod has it"],
+)
+def test_what_is_held_back_is_sent_to_no_pod_that_has_the_address_by_now(new: Json | str, kept: list[str]) -> None:
+    guard = Guard()
+    guard.passes(with_pods([]))
+    for _ in range(2):
+        held = guard.passes(with_pods(range(20), service("new", clusterIP="10.96.2.1"), slice_of("new", [new])))
+        assert addresses(held, "s3") == kept
+        assert addresses(held, "s4") == ["10.0.1.4"]
+
+
+def test_pods_of_the_nodes_network_share_its_address_and_keep_their_ports() -> None:
+    guard = Guard()
+    guard.passes(with_pods([]))
+    beside = slice_of("new", [at("10.0.1.3", "another")], ports=[{"port": 9100}])
+    assert addresses(guard.passes(with_pods(range(20), service("new"), beside)), "s3") == ["10.0.1.3"]
 
 
 # The feed
