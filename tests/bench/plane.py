@@ -2,7 +2,8 @@
 
 Each namespace holds as many as a proxy uses, less one: that one, `shared/popular`, all proxies use. Commands come by
 standard input and are answered by lines of JSON: `change`, another endpoint of it; `roll`, other ones of all Services,
-one after the other; `stats`; `dump`, all that proxies are told, to DIR/world.json.
+one after the other; `alter`, another policy of a Service that one namespace sees; `stats`; `dump`, all that proxies are
+told, to DIR/world.json.
 """
 
 import json
@@ -27,6 +28,7 @@ from controlplane.xds.world import World
 from tests.cluster import service, slice_of
 
 POPULAR = ("popular", "shared")  # name, namespace
+ALTERED = 20  # times
 
 
 class Plane:
@@ -66,6 +68,17 @@ class Plane:
             "cpu_ms": 1000 * (after["cpu"] - before["cpu"]) / max(pushes, 1),
             "bytes": (after["bytes"] - before["bytes"]) / max(pushes, 1),
         }
+
+    def alter(self) -> dict[str, float]:
+        """The CPU for each time, in ms."""
+        name, namespace = self.names[0]
+        before = self.stats()["cpu"]
+        for number in range(ALTERED):
+            annotations = {"timeout": f"{number + 1}s"}
+            self.world.put("Service", service(name, namespace, annotations=annotations))
+            self._publish()
+            sleep(0.05)
+        return {"cpu_ms": 1000 * (self.stats()["cpu"] - before) / ALTERED}
 
     def dump(self) -> dict[str, float]:
         """For another server of the same: Anys by namespace and type, and what the popular Service changes to."""
@@ -127,7 +140,8 @@ class Plane:
 
 def _answers(plane: Plane) -> Iterator[dict[str, float]]:
     yield {"port": plane.discovery.port}
-    commands = {"change": plane.change, "roll": plane.roll, "dump": plane.dump, "stats": plane.stats}
+    commands = {"change": plane.change, "roll": plane.roll, "alter": plane.alter, "dump": plane.dump}
+    commands["stats"] = plane.stats
     for line in sys.stdin:
         yield commands[line.strip()]()
 
