@@ -4,6 +4,7 @@ Of each kind it has a list and watches. A watch is a generator of lines; it may 
 """
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -73,6 +74,15 @@ def status(code: int) -> Json:
     return {"type": "ERROR", "object": {"kind": "Status", "code": code, "message": "said by a test"}}
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Of clients that leave there is nothing to say."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
 @contextmanager
 def serving(faulty: Faulty) -> Iterator[Kube]:
     """A client of it."""
@@ -112,8 +122,7 @@ def serving(faulty: Faulty) -> Iterator[Kube]:
         def log_message(self, format: str, *args: object) -> None:
             """What was asked is in `asked`."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     configuration = Configuration()

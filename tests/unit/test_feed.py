@@ -385,14 +385,15 @@ def test_a_turn_that_fails_is_told_of_and_all_is_told_when_all_was_listed_anew(m
     monkeypatch.setattr("controlplane.xds.feed.BACKOFF_SECONDS", (0.05, 0.1))
     told, bugs = Failing(0), list[Exception]()
     with running(Feed(told, on_failure=bugs.append)) as feed:
-        listed(feed, *(service(f"s{n}") for n in range(20)))
+        there = [made(f"s{n}") for made in (service, slice_of) for n in range(20)]
+        listed(feed, *there)
         told.until(lambda found: count(found)[0] == 20)
         told.times, before = 1, len(told.meshes)
         feed.put("Service", service("new"))
         eventually(lambda: feed.wanted == set(WHAT), "all kinds are to be listed anew")
         assert [type(bug) for bug in bugs] == [ZeroDivisionError]
         assert (feed.healthy, feed.ready) == (True, False)
-        listed(feed, *(service(f"s{n}") for n in range(20)), service("new"))
+        listed(feed, *there, service("new"))
         told.until(lambda found: count(found)[0] == 21)
         assert feed.wanted == set()
         assert [count(found)[0] for found in told.meshes[before:]] == [

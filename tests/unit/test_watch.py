@@ -238,8 +238,7 @@ def test_not_all_kinds_are_listed_anew_together() -> None:
     faulty = Faulty(lambda _: page([]), lambda _: ends())
     with serving(faulty) as api, watching(api, resync_seconds=0.8):
         eventually(lambda: len(waits()) == len(WHAT), "each kind is listed anew")
-    assert min(waits()) >= 0.6
-    assert max(waits()) - min(waits()) > 0.01
+    assert 0.6 <= min(waits()) < 0.78
 
 
 @pytest.mark.usefixtures("unhurried")
