@@ -82,7 +82,7 @@ class Cache:
         names = self.snapshot.names(kind, caller)
         kept, found = self._sets.get(id(names)) or self._former_sets.get(id(names)) or (None, frozenset())
         if kept is not names:
-            found = frozenset(names)
+            found = _shared(frozenset(names))
         self._sets[id(names)] = (names, found)  # kept alive, so that its id stays its own
         return found
 
@@ -106,6 +106,12 @@ class Cache:
 def _wake_all(subscribers: Iterable[Subscriber]) -> None:
     for subscriber in subscribers:
         subscriber.wake()
+
+
+@lru_cache(maxsize=64)
+def _shared(names: frozenset[str]) -> frozenset[str]:
+    """The same object for equal ones: each namespace has a set of its own, although in the scope `cluster` all are."""
+    return names
 
 
 @lru_cache(maxsize=16)

@@ -38,6 +38,7 @@ class Translated:
         self._members: dict[View, tuple[Service, ...]] = {}
         self._surveyed: set[View] = set()  # whose names are those of this Mesh
         self._prepared: set[View] = set()  # whose resources were all made once
+        self._compared: tuple[Translated, dict[Name, bool]] | None = None  # with that former one
         # Shared by all that follow: the views that were ever asked for, and the names, by Service and by view.
         self._views: dict[str, View] = {}
         self._idle: set[str] = set()  # views of nobody who was connected when it was asked last
@@ -85,9 +86,13 @@ class Translated:
             if wide not in self._narrow:
                 self._names_of(self._see(wide))
                 yield
+        compared: dict[Name, bool] = {}
         for name in self._concerned(former):
             if name in former._made:
                 yield from self._making(*name)
+                compared[name] = self._differs(former, *name)  # of others, somebody may ask the former one meanwhile
+                yield
+        self._compared = (former, compared)
 
     def view(self, caller: Caller) -> View:
         """What this caller sees."""
@@ -172,7 +177,11 @@ class Translated:
     def changed(self, former: Snapshot) -> Iterator[tuple[Kind, str]]:
         """What differs, among all that was ever asked of either; and the groups whose `names` or `variant` do."""
         assert isinstance(former, Translated)
-        yield from (name for name in self._concerned(former) if self._differs(former, *name))
+        compared = self._compared[1] if self._compared and self._compared[0] is former else {}
+        for name in self._concerned(former):
+            if compared[name] if name in compared else self._differs(former, *name):
+                yield name
+        self._compared = None  # or one snapshot would keep another, and so on
         if self.mesh.services is not former.mesh.services:
             for wide, was in list(former._narrow.items()):
                 now = self._see(wide)

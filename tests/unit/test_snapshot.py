@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from itertools import islice
+from time import thread_time
 
 import pytest
 from hypothesis import given, settings
@@ -94,6 +95,30 @@ def test_nothing_differs_between_equal_worlds() -> None:
     former = translated(service(), slice_of())
     everything(former)
     assert list(former.next(mesh(service(), slice_of())).changed(former)) == []
+
+
+def test_what_somebody_asks_for_while_the_next_world_is_made_ready_differs_as_well() -> None:
+    former = translated(service())
+    latter = former.next(mesh(service(annotations={"connect-timeout": "2s"})))
+    for _ in latter.follow(former):
+        pass
+    assert former.get(Kind.CLUSTER, "shop/orders:80")
+    assert list(latter.changed(former)) == [(Kind.CLUSTER, "shop/orders:80")]
+
+
+def test_what_was_looked_at_little_by_little_is_not_looked_at_again_in_one_go() -> None:
+    """In the scope `cluster`, where each namespace has a listener with all Services."""
+    services = [service(f"s{number}", f"ns{number % 20}") for number in range(400)]
+    former = translated(*services, choices=Choices(scope=Scope(default="cluster")))
+    for number in range(20):
+        everything(former, Caller(f"ns{number}", "web-0"))
+    latter = former.next(mesh(*services, service("new", "ns0")))
+    start = thread_time()
+    steps = sum(1 for _ in latter.follow(former))
+    middle = thread_time()
+    assert len(list(latter.changed(former))) > 20
+    assert steps > 100
+    assert thread_time() - middle < (middle - start) / 20
 
 
 def test_a_name_that_was_asked_for_in_vain_is_told_when_it_comes() -> None:
