@@ -7,7 +7,7 @@ from controlplane.xds import destinations, endpoints, routes, scope
 from controlplane.xds.destinations import Called
 from controlplane.xds.mesh import Endpoint, Key, Mesh, Port, Problem, Service
 from controlplane.xds.policies import DEFAULT, PREFIX, TABLE, Policy
-from controlplane.xds.snapshot import Caller
+from controlplane.xds.snapshot import Caller, Kind
 from controlplane.xds.translate import Choices
 from controlplane.xds.translated import Translated
 from controlplane.xds.values import show_duration
@@ -150,6 +150,8 @@ def _in_view(snapshot: Translated, by: Caller, service: Service, port: Port, met
     variant = name.partition("@")[2]
     why = "the pod declares it" if by.upstreams else "the default scope has it"
     yield f"Service {service.key}, port {port.number}{f' ({port.name})' if port.name else ''}: {why}. Cluster {name}."
+    if snapshot.get(Kind.CLUSTER, name) and (refused := snapshot.rejected.get((Kind.CLUSTER, name))):
+        yield f"The control plane cannot use this cluster, and tells of none: its calls pass through. {refused}"
     ranks = endpoints.ranked(service.locality, variant, snapshot.mesh.endpoints_of(service, port))
     yield from _endpoints(service, ranks)
     yield from _policy(service, port, method)
@@ -188,6 +190,19 @@ def _policy(service: Service, port: Port, method: str) -> Iterator[str]:
             f"An endpoint that fails {policy.eject_after} times in a row is left alone for "
             f"{show_duration(policy.eject_for)}, longer each time; never more than {policy.eject_percent} % of them."
         )
+    if policy.health_check:
+        yield f"Health: each is asked every {show_duration(policy.health_check_interval)}, {_health_check(policy)}"
+
+
+def _health_check(policy: Policy) -> str:
+    by = _set_by(policy, "health_check")
+    match policy.health_check:
+        case "tcp":
+            return f"whether a connection comes about{by}. Beside a sidecar, which accepts all, that never fails."
+        case "grpc":
+            return f"by gRPC's health protocol{by}."
+        case path:
+            return f"by GET {path}{by}."
 
 
 def _retries(policy: Policy, method: str) -> str:

@@ -239,7 +239,8 @@ TABLE: tuple[Annotation, ...] = (
         "health-check",
         values.health_check,
         "a path, `tcp`, `grpc`, `off`",
-        "What every caller asks every endpoint; those that do not answer get no requests.",
+        "What every caller asks every endpoint; those that do not answer get no requests. `tcp` is a connection, which "
+        "a replica's sidecar always accepts: it is for replicas without one.",
         "/healthz",
     ),
     _row(

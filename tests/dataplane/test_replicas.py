@@ -115,6 +115,30 @@ def test_a_body_of_any_size_arrives_whole(caller: tuple[Pod, ControlPlane], repl
     assert send(pod, "POST", 20_000_000) == (200, "20000000")
 
 
+def flags(pod: Pod, address: str) -> str:
+    """What the proxy thinks of the health of an endpoint."""
+    start = f"shop/orders:80::{address}:8080::health_flags::"
+    return next(line[len(start) :] for line in admin(pod, "/clusters").splitlines() if line.startswith(start))
+
+
+def test_a_health_check_of_tcp_fails_where_nobody_accepts_and_never_beside_a_sidecar(
+    node: Lab, caller: tuple[Pod, ControlPlane]
+) -> None:
+    pod, plane = caller
+    silent = [node.pod(manifest(name, SILENT), inject=inject) for name, inject in (("with", True), ("without", False))]
+    plane.say(*orders(silent, health_check="tcp", health_check_interval="1s"))
+    has, has_not = (one.address["ipv4"] for one in silent)
+    wanted = {f"{has}:8080", f"{has_not}:8080"}
+    eventually(lambda: endpoints(pod, "shop/orders:80") == wanted, "those are the endpoints", seconds=10)
+    eventually(lambda: "failed_active_hc" in flags(pod, has_not), "it is found to be dead", seconds=20)
+    assert flags(pod, has) == "healthy"
+
+
+SILENT: Document = {
+    "name": "app",
+    "image": "registry.example/app:1",
+    "command": [sys.executable, "-c", "import time; time.sleep(3600)"],
+}
 STICKY: list[Json] = [
     service("database", clusterIP=DATABASE, sessionAffinity="ClientIP", ports=[{"port": 5432, "name": "tcp"}]),
     service(

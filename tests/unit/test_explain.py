@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from controlplane.__main__ import main
-from controlplane.xds import explain
+from controlplane.xds import clusters, explain
 from controlplane.xds.destinations import Called
 from controlplane.xds.mesh import Key
 from controlplane.xds.scope import Scope
@@ -50,6 +50,24 @@ def test_endpoints_are_named_in_the_order_of_preference() -> None:
 
 def test_a_service_without_endpoints_answers_503() -> None:
     assert "none. The answer is 503" in told(translated(service()), "orders")
+
+
+@pytest.mark.parametrize(
+    ("check", "words"),
+    [
+        ("/healthz", "every 5s, by GET /healthz (envoy-sidecar.io/health-check)."),
+        ("grpc", "every 5s, by gRPC's health protocol"),
+        ("tcp", "Beside a sidecar, which accepts all, that never fails."),
+    ],
+)
+def test_a_health_check_is_said_with_what_it_cannot_see(check: str, words: str) -> None:
+    assert words in told(translated(service(annotations={"health-check": check}), slice_of()), "orders")
+    assert "Health:" not in told(translated(service(), slice_of()), "orders")
+
+
+def test_a_cluster_that_is_refused_is_said_to_pass_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusters, "cluster", lambda name, *_: {"name": name, "connect_timeout": "-1s"})
+    assert "its calls pass through. connect_timeout" in told(translated(service(), slice_of()), "orders")
 
 
 def test_the_last_resort_is_said_to_be_one() -> None:
