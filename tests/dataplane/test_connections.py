@@ -2,8 +2,8 @@
 
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Set
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pytest
 
 from controlplane.extensions import Json
 from tests.apiserver.processes import eventually
+from tests.build import pod
 from tests.cluster import node, service, slice_of
 from tests.dataplane.lab import Document, Lab, Pod, application, lab, manifest
 from tests.dataplane.told import ControlPlane, admin, told, until_told
@@ -45,8 +46,10 @@ class Caller:
     plane: ControlPlane
     replica: Pod
 
-    def told_of(self, *others: Json) -> None:
-        """Waits until that is in effect: Envoy has changed, and closed what it had to close for that."""
+    def told_of(self, *others: Json, seen: Set[str] | None = None) -> None:
+        """Waits until that is in effect: Envoy has changed, and closed what it had to close for that. `seen` are those
+        that are in the pod's view; all, if not said.
+        """
         self.plane.say(
             service("chat", clusterIP="10.96.0.8"),
             slice_of("chat", [self.replica.address["ipv4"]]),
@@ -54,7 +57,8 @@ class Caller:
             slice_of("database", [self.replica.address["ipv4"]], ports=[{"port": 8080, "name": "tcp"}]),
             *others,
         )
-        names = {one["metadata"]["name"] for one in others if one["kind"] == "Service"}
+        named = {one["metadata"]["name"] for one in others if one["kind"] == "Service"}
+        names = named if seen is None else seen
         eventually(lambda: self._others() == names, f"the proxy has {sorted(names)}", seconds=30)
         eventually(lambda: not self._counted("draining"), "nothing is being closed", seconds=30)
 
@@ -87,14 +91,14 @@ def caller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Caller]:
 def _caller(made: Lab, folder: Path) -> Iterator[Caller]:
     replica = made.pod(manifest("echo", echo("echo")), inject=False)
     web = manifest("web", application("echo.py", "8080"), annotations={"drain-seconds": "1"})
-    pod, plane = told(made, web, folder)
-    pod.kubelet.start()
-    pod.kubelet.wait_until_ready()
-    found = Caller(pod, plane, replica)
+    created, plane = told(made, web, folder)
+    created.kubelet.start()
+    created.kubelet.wait_until_ready()
+    found = Caller(created, plane, replica)
     plane.say()
     with plane.serving():
         found.plane.say(service("chat", clusterIP="10.96.0.8"))
-        until_told(pod, "out_80")
+        until_told(created, "out_80")
         yield found
 
 
@@ -117,13 +121,36 @@ OTHERS: dict[str, list[Json]] = {
 @pytest.mark.parametrize("what", OTHERS.values(), ids=OTHERS)
 def test_a_service_that_comes_and_goes_ends_no_connection_of_anothers(caller: Caller, what: list[Json]) -> None:
     caller.told_of()
+    with connections(caller) as opened:
+        for world in (what, []):
+            caller.told_of(*world)
+            assert answers(opened) == [ASKED] * 2
+
+
+def test_a_pod_that_declares_its_upstreams_keeps_its_connections(caller: Caller) -> None:
+    caller.told_of(other())
+    with connections(caller) as opened:
+        declares = pod({"upstreams": "chat,database"})
+        declares["metadata"]["name"] = "web"
+        caller.told_of(other(), declares, seen=set())
+        assert answers(opened) == [ASKED] * 2
+    caller.told_of()
+
+
+@contextmanager
+def connections(caller: Caller) -> Iterator[list[socket.socket]]:
+    """One to each of its Services."""
     with ExitStack() as stack:
-        opened = [
+        yield [
             stack.enter_context(caller.open("10.96.0.7", 5432, b"x", b"x")),
             stack.enter_context(caller.open("10.96.0.8", 80, UPGRADE, b"\r\n\r\n")),
         ]
-        for world in (what, []):
-            caller.told_of(*world)
-            for connection in opened:
-                connection.sendall(b"still there?")
-                assert connection.recv(1000) == b"still there?"
+
+
+ASKED = b"still there?"
+
+
+def answers(opened: list[socket.socket]) -> list[bytes]:
+    for connection in opened:
+        connection.sendall(ASKED)
+    return [connection.recv(1000) for connection in opened]
