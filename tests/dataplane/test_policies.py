@@ -84,9 +84,9 @@ class Orders:
     def say(self, *objects: Json, zone: str = "") -> None:
         """The cluster is this, and the caller's proxy uses all of it, as somebody of that zone should."""
         self.plane.say(*objects)
-        versions, addresses = _expected(objects, zone)
+        versions, endpoints = _expected(objects, zone)
         eventually(lambda: versions <= _versions(self.caller), "clusters, listeners and routes are in effect")
-        eventually(lambda: _addresses(self.caller) == addresses, "so are the endpoints")
+        eventually(lambda: _endpoints(self.caller) == endpoints, "so are the endpoints")
 
     def behave(self, status: int = 200, milliseconds: float = 0, pods: Sequence[Pod] | None = None) -> None:
         for pod in self.pods if pods is None else pods:
@@ -108,20 +108,21 @@ class Orders:
         return next((int(value) for key, _, value in lines if key == f"cluster.shop/orders_80.{name}"), 0)
 
 
-def _expected(objects: Sequence[Json], zone: str) -> tuple[set[str], set[str]]:
-    """The versions of what such a caller is told but endpoints, and the addresses of these."""
+def _expected(objects: Sequence[Json], zone: str) -> tuple[set[str], set[tuple[str, int]]]:
+    """The versions of what such a caller is told but endpoints, and the addresses of these, with their priorities."""
     caller, snapshot = Caller("shop", "web", node=NODE, zone=zone), cluster.translated(*objects)
     found = offline.told(snapshot, caller)
-    assignments = found.pop(Kind.ENDPOINTS).values()
+    groups = [group for one in found.pop(Kind.ENDPOINTS).values() for group in one["endpoints"]]
     made = [
         snapshot.get(kind, name + snapshot.variant(kind, caller)) for kind, names in found.items() for name in names
     ]
-    endpoints = [lb["endpoint"] for one in assignments for group in one["endpoints"] for lb in group["lb_endpoints"]]
-    return {one.version for one in made if one}, {_address(one["address"]) for one in endpoints}
+    endpoints = {(_address(lb["endpoint"]), group["priority"]) for group in groups for lb in group["lb_endpoints"]}
+    return {one.version for one in made if one}, endpoints
 
 
 def _address(of: Json) -> str:
-    return f"{of['socket_address']['address']}:{of['socket_address']['port_value']}"
+    socket = of["address"]["socket_address"]
+    return f"{socket['address']}:{socket['port_value']}"
 
 
 def _versions(pod: Pod) -> set[str]:
@@ -137,11 +138,11 @@ def _versions(pod: Pod) -> set[str]:
     return found
 
 
-def _addresses(pod: Pod) -> set[str]:
+def _endpoints(pod: Pod) -> set[tuple[str, int]]:
     """Of all clusters that are told."""
     clusters = json.loads(admin(pod, "/clusters?format=json") or "{}").get("cluster_statuses", ())
     hosts = [host for one in clusters if one["name"].startswith("shop/") for host in one.get("host_statuses", ())]
-    return {_address(host["address"]) for host in hosts}
+    return {(_address(host), host.get("priority", 0)) for host in hosts}
 
 
 @pytest.fixture
