@@ -46,13 +46,14 @@ class Counts:
         self.problems = gauge("problems", "What is wrong with objects: see their Events.")
         self.invalid = gauge("invalid_resources", "What Envoy's rules forbid: the last good ones are told instead.")
         self.held_back = gauge("removal_held_back", "1 while an operator's word is waited for.")
-        self.refusals = gauge("removals_refused", "How often more than half would have gone at once.")
+        self.refusals = Counter(
+            f"{PREFIX}_removals_refused", "How often more than half would have gone at once.", registry=registry
+        )
         self._silence = gauge("watch_silence_seconds", "Since a kind was heard of, if only that it is quiet.", "kind")
 
     def follow(self, feed: Feed) -> None:
         """Asks that feed from now on."""
         self.held_back.set_function(lambda: bool(feed.holding))
-        self.refusals.set_function(lambda: feed.refusals)
         for what in WHAT:
             self._silence.labels(what.lower()).set_function(partial(_silence, feed, what))
 
@@ -90,7 +91,7 @@ class Proxies:
         self._discovery = Discovery(place, self._metrics)
         self._worlds, self._reporter = Worlds(self._discovery.publish, choices), reporter
         self.feed = Feed(self._take, on_failure=self._crashed)
-        self._holding, self._unread, self._looked_at = "", "", Mesh()
+        self._holding, self._refusals, self._unread, self._looked_at = "", 0, "", Mesh()
         self._names: tuple[Mesh, bytes] | None = None
         self._counts = Counts(registry)
         self._counts.follow(self.feed)
@@ -168,6 +169,8 @@ class Proxies:
         if self._holding and self._holding != former:
             facts = {"missing": self._holding, "if meant": "POST /debug/release, see docs/traffic.md"}
             _LOG.error("removal held back", extra={"facts": facts})
+        new, self._refusals = self.feed.refusals - self._refusals, self.feed.refusals
+        self._counts.refusals.inc(new)
         self._worlds.take(mesh)
         # Endpoints, which change most, have none of their own.
         if mesh.services is not self._looked_at.services or mesh.problems is not self._looked_at.problems:

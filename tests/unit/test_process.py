@@ -98,6 +98,7 @@ def test_what_is_held_back_is_a_metric_and_goes_at_the_operators_word(serving: S
     say(manifests)
     eventually(lambda: serving.metric("xds_removal_held_back") == 1, "it is held back", seconds=30)
     assert "removal held back" in serving.log.read_text()
+    assert serving.metric("xds_removals_refused_total") == 1
     status, said = serving.ask("/debug/release", "POST")
     assert (status, said[:9]) == (200, "released:")
     eventually(lambda: serving.metric("xds_removal_held_back") == 0, "it went", seconds=30)
