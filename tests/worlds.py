@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from google.protobuf.any_pb2 import Any
 
 from controlplane.xds.cache import Cache
+from controlplane.xds.received import Received
 from controlplane.xds.snapshot import WILDCARD, Caller, Kind, Resource, Snapshot
 from controlplane.xds.stream import Conversation
-from controlplane.xds.topic import Received
 from controlplane.xds.wire import Request, Response
 
 CALLER = Caller("shop", "web-0")

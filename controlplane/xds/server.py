@@ -21,9 +21,9 @@ from controlplane.xds.door import STREAMS_PER_POD, Door, Pod, pod_of
 from controlplane.xds.identity import Identity, RefusedError
 from controlplane.xds.metrics import Metrics
 from controlplane.xds.notices import Notices
+from controlplane.xds.received import Rejected
 from controlplane.xds.session import Ended, Session, Stream
 from controlplane.xds.snapshot import Caller, Kind, Snapshot
-from controlplane.xds.topic import Rejected
 from controlplane.xds.transport import Limits, bind, is_loopback
 from controlplane.xds.turns import Turns, turn_by_turn
 from controlplane.xds.wire import MalformedError, Request

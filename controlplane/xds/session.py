@@ -17,9 +17,9 @@ from controlplane.xds.allowance import Allowance, Allowances
 from controlplane.xds.cache import Cache
 from controlplane.xds.identity import Identity
 from controlplane.xds.metrics import End, Metrics
+from controlplane.xds.received import Accepted, Asked, ConversationError, Received, Rejected, Stale
 from controlplane.xds.snapshot import WILDCARD, Caller, Kind
 from controlplane.xds.stream import Conversation
-from controlplane.xds.topic import Accepted, Asked, ConversationError, Received, Rejected, Stale
 from controlplane.xds.wire import MalformedError, Request, Response
 
 # Requests a second, and of a moment, of a pod; Envoy sends one for each type and change. So many names, asked for or

@@ -8,8 +8,10 @@ stay until nothing unanswered could still name them, and REMOVAL_SECONDS more fo
 from collections.abc import Callable
 
 from controlplane.xds.cache import Cache
+from controlplane.xds.interest import Interest
+from controlplane.xds.received import Asked, Received, Rejected
 from controlplane.xds.snapshot import Caller, Kind
-from controlplane.xds.topic import Asked, Received, Rejected, Topic
+from controlplane.xds.topic import Topic
 from controlplane.xds.wire import Request, Response
 
 PATIENCE_SECONDS = 30.0  # for an answer; Envoy gives up on a cold cluster after 15 s at most
@@ -42,7 +44,7 @@ class Conversation:
             return Asked(None)
         topic = self.topics.get(kind)
         if topic is None:
-            topic = self.topics[kind] = Topic(kind, self._cache, self, self._caller, kind in _WILD)
+            topic = self.topics[kind] = Topic(kind, Interest(kind, self._cache, self), self._caller, kind in _WILD)
             topic.open(request, self._warming if kind is Kind.ENDPOINTS else frozenset())
             self._calm = False
             return Asked(kind)

@@ -7,9 +7,10 @@ slow proxy skips what lies between, and one that never answers costs nothing mor
 import sys
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Literal
 
-from controlplane.xds.cache import Cache, Subscriber, difference
+from controlplane.xds.cache import difference
+from controlplane.xds.interest import Interest
+from controlplane.xds.received import Accepted, ConversationError, Rejected, Stale
 from controlplane.xds.snapshot import WILDCARD, Caller, Kind, Resource
 from controlplane.xds.wire import Request, Response, size
 
@@ -18,53 +19,6 @@ MAX_NAME = 1024  # characters
 MAX_BYTES = 2 << 20  # of resources in one response, unless a single one is larger
 MAX_RESOURCES = 500  # in one response: others have their turn before the next
 ABSENT = ""  # in the place of a version: the proxy was told that there is none
-
-
-class ConversationError(Exception):
-    """The proxy asks for more than a proxy needs: its stream is to be ended. `reason` is of a closed set."""
-
-    def __init__(self, reason: Literal["too_many_names", "name_too_long"], message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
-# What a request turned out to be
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """It changes what the proxy subscribes to, and nothing else; None: of a type that we do not serve."""
-
-    kind: Kind | None
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """The response is in effect, `seconds` after it was given out."""
-
-    kind: Kind
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """The proxy keeps what it had. Of several `names`, halves are tried apart, down to one that is at fault alone:
-    that is not sent again before it changes.
-    """
-
-    kind: Kind
-    names: tuple[str, ...]
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Stale:
-    """It answers no response that waits for an answer."""
-
-    kind: Kind
-
-
-Received = Asked | Accepted | Rejected | Stale
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +33,10 @@ class Flight:
 
 @dataclass(slots=True, eq=False)
 class Topic:
-    """One type of one stream. What is in `held` is what the cache tells `subscriber` of."""
+    """One type of one stream. What is in `held` is what the cache tells of."""
 
     kind: Kind
-    cache: Cache
-    subscriber: Subscriber
+    interest: Interest
     caller: Callable[[], Caller]
     wildcards: bool  # whether a proxy can subscribe to all that concerns it
     flight: Flight | None = None
@@ -95,8 +48,6 @@ class Topic:
     _nonce: int = 0
     _names: set[str] = field(default_factory=set)  # subscribed by name
     _wild: frozenset[str] | None = None  # what the wildcard holds; None: not subscribed to
-    _variant: str | None = None  # behind each name, for the cache; None: nobody has asked for anything
-    _group: str | None = None  # by which the cache tells that it, or the wildcard, is another; None: not subscribed to
     _due: set[str] = field(default_factory=set)  # to be looked at
     _trials: list[tuple[str, ...]] = field(default_factory=list)  # to be sent apart from others
     _refresh: bool = False  # the wildcard may hold other names
@@ -120,6 +71,7 @@ class Topic:
         Raises ConversationError, as `change` does.
         """
         _check(request, len({*request.subscribe, *request.versions}))
+        self._turn_to(self.caller())
         known = request.versions.keys() - warming
         for name in known:
             self._expect(name, request.versions[name])
@@ -169,7 +121,7 @@ class Topic:
         if name == WILDCARD:
             self._refresh = True
         else:
-            self._due.add(name.removesuffix(self._variant or ""))
+            self._due.add(self.interest.heard(name))
 
     def repeat(self, names: Iterable[str]) -> None:
         """Those of them that it subscribes to, the proxy needs once more."""
@@ -178,9 +130,7 @@ class Topic:
 
     def close(self) -> None:
         """The stream is over."""
-        self._join(None)
-        for name in self.held:
-            self.cache.unsubscribe(self.subscriber, self.kind, self._of(name))
+        self.interest.close(self.held)
 
     def _subscribe(self, names: Iterable[str], known: Set[str]) -> None:
         for name in names:
@@ -194,7 +144,7 @@ class Topic:
     def _subscribe_to_all(self) -> None:
         if self._wild is None:
             self._wild = frozenset()
-            self._join(self.cache.group(self.caller()))
+            self._turn_to(self.caller())
             for name in self.flight.versions if self.flight else ():  # the proxy may take it in after it gave all up
                 self._expect(name, None)
         for name in self._wild:
@@ -215,8 +165,7 @@ class Topic:
     def _unsubscribe_from_all(self) -> None:
         self._wild = None
         self._silent = False
-        if not self._variant:
-            self._join(None)
+        self._turn_to(self.caller())
         for name in self.held.keys() - self._names:
             self._forget(name)
 
@@ -224,7 +173,7 @@ class Topic:
         """The proxy is to know of that name, and has that version."""
         name = sys.intern(name)  # one text for all streams
         if name not in self.held:
-            self.cache.subscribe(self.subscriber, self.kind, self._of(name))
+            self.interest.add(name)
         self.held[name] = version
         self._due.add(name)
 
@@ -234,13 +183,7 @@ class Topic:
         self.without -= {name}
         self._due.discard(name)
         self.leaving.discard(name)
-        self.cache.unsubscribe(self.subscriber, self.kind, self._of(name))
-
-    def _of(self, name: str) -> str:
-        """What the cache calls it, for this caller."""
-        if self._variant is None:
-            self._turn_to(self.caller())
-        return name + (self._variant or "")
+        self.interest.drop(name)
 
     # Out
 
@@ -267,36 +210,17 @@ class Topic:
         self._turn_to(caller)
         if self._wild is None or not self.wildcards:
             return
-        former, self._wild = self._wild, self.cache.wildcard(self.kind, caller)
+        former, self._wild = self._wild, self.interest.all(caller)
         for name in difference(former, self._wild):
             if name in self.held:
                 self._due.add(name)
             elif name in self._wild:
                 self._expect(name, None)
 
-    def _join(self, group: str | None) -> None:
-        """From now on the cache tells what concerns this group."""
-        if group == self._group:
-            return
-        if self._group is not None:
-            self.cache.unsubscribe(self.subscriber, self.kind, self._group)
-        self._group = group
-        if group is not None:
-            self.cache.subscribe(self.subscriber, self.kind, group)
-
     def _turn_to(self, caller: Caller) -> None:
-        """From now on names mean what they mean to this caller: what is held may be another."""
-        variant = self.cache.variant(self.kind, caller)
-        if variant or self._wild is not None:
-            self._join(self.cache.group(caller))
-        if variant == self._variant:
-            return
-        for name in self.held:
-            self.cache.unsubscribe(self.subscriber, self.kind, self._of(name))
-        self._variant = variant
-        for name in self.held:
-            self.cache.subscribe(self.subscriber, self.kind, self._of(name))
-        self._due.update(self.held)
+        """From now on names mean what they mean to this caller."""
+        if self.interest.turn_to(caller, self.held, to_all=self._wild is not None):
+            self._due.update(self.held)
 
     def _differences(self, names: Sequence[str], now: float) -> Response | None:
         self._due.difference_update(names)
@@ -322,11 +246,11 @@ class Topic:
 
     def _now(self, name: str) -> Resource | None:
         """What the proxy should have of that name."""
-        resource = self.cache.get(self.kind, self._of(name))
+        resource = self.interest.get(name)
         if name not in self.without or resource is None:
             return resource
         if resource.version == self.rejected.get(name):
-            return self.cache.instead(self.kind, self._of(name)) or resource
+            return self.interest.instead(name) or resource
         self.without -= {name}
         return resource
 

@@ -4,19 +4,10 @@ import pytest
 
 from controlplane.extensions import Json
 from controlplane.xds.cache import Cache
+from controlplane.xds.received import Accepted, Asked, ConversationError, Rejected, Stale
 from controlplane.xds.snapshot import WILDCARD, Caller, Kind
 from controlplane.xds.stream import PATIENCE_SECONDS, REMOVAL_SECONDS
-from controlplane.xds.topic import (
-    MAX_BYTES,
-    MAX_NAME,
-    MAX_NAMES,
-    MAX_RESOURCES,
-    Accepted,
-    Asked,
-    ConversationError,
-    Rejected,
-    Stale,
-)
+from controlplane.xds.topic import MAX_BYTES, MAX_NAME, MAX_NAMES, MAX_RESOURCES
 from controlplane.xds.translate import Choices
 from controlplane.xds.translated import Translated
 from controlplane.xds.wire import Request, Response
