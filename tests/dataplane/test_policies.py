@@ -5,12 +5,15 @@ No kube-proxy knows the Service: what is answered went to where the control plan
 
 import http.client
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
+from dataclasses import dataclass
 from functools import partial
+from subprocess import CalledProcessError
 from typing import Any
 
 import pytest
@@ -84,9 +87,8 @@ class Orders:
     def say(self, *objects: Json, zone: str = "") -> None:
         """The cluster is this, and the caller's proxy uses all of it, as somebody of that zone should."""
         self.plane.say(*objects)
-        versions, endpoints = _expected(objects, zone)
-        eventually(lambda: versions <= _versions(self.caller), "clusters, listeners and routes are in effect")
-        eventually(lambda: _endpoints(self.caller) == endpoints, "so are the endpoints")
+        expected = _expected(objects, zone)
+        eventually(lambda: expected.are_in_effect(self.caller), "it is in effect")
 
     def behave(self, status: int = 200, milliseconds: float = 0, pods: Sequence[Pod] | None = None) -> None:
         for pod in self.pods if pods is None else pods:
@@ -108,16 +110,43 @@ class Orders:
         return next((int(value) for key, _, value in lines if key == f"cluster.shop/orders_80.{name}"), 0)
 
 
-def _expected(objects: Sequence[Json], zone: str) -> tuple[set[str], set[tuple[str, int]]]:
-    """The versions of what such a caller is told but endpoints, and the addresses of these, with their priorities."""
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """Versions of clusters and routes; addresses with their priorities; and of each listener, the chains' filters.
+
+    Envoy shows no new version of a listener of which only the chains are new.
+    """
+
+    versions: set[str]
+    endpoints: set[tuple[str, int]]
+    chains: set[tuple[str, ...]]
+
+    def are_in_effect(self, pod: Pod) -> bool:
+        """Whether the pod's proxy has it all."""
+        dump = json.loads(admin(pod, "/config_dump") or "{}")
+        listeners = {_chains(one) for one in _all(dump, "listener")}
+        return (
+            self.versions <= set(_all(dump, "version_info"))
+            and self.endpoints == _endpoints(pod)
+            and self.chains <= listeners
+        )
+
+
+def _expected(objects: Sequence[Json], zone: str) -> _Expected:
+    """What such a caller is told."""
     caller, snapshot = Caller("shop", "web", node=NODE, zone=zone), cluster.translated(*objects)
     found = offline.told(snapshot, caller)
     groups = [group for one in found.pop(Kind.ENDPOINTS).values() for group in one["endpoints"]]
+    chains = {_chains(one) for one in found.pop(Kind.LISTENER).values()}
     made = [
         snapshot.get(kind, name + snapshot.variant(kind, caller)) for kind, names in found.items() for name in names
     ]
     endpoints = {(_address(lb["endpoint"]), group["priority"]) for group in groups for lb in group["lb_endpoints"]}
-    return {one.version for one in made if one}, endpoints
+    return _Expected({one.version for one in made if one}, endpoints, chains)
+
+
+def _chains(listener: Json) -> tuple[str, ...]:
+    return (listener["name"], *(one["filters"][-1]["name"] for one in listener["filter_chains"]))
 
 
 def _address(of: Json) -> str:
@@ -125,17 +154,12 @@ def _address(of: Json) -> str:
     return f"{socket['address']}:{socket['port_value']}"
 
 
-def _versions(pod: Pod) -> set[str]:
-    found: set[str] = set()
-
-    def look(at: Any) -> None:
-        if isinstance(at, dict):
-            found.update(value for key, value in at.items() if key == "version_info")
-        for one in at.values() if isinstance(at, dict) else at if isinstance(at, list) else ():
-            look(one)
-
-    look(json.loads(admin(pod, "/config_dump") or "{}"))
-    return found
+def _all(at: Any, key: str) -> Iterator[Any]:
+    """Every value of that key, wherever it stands."""
+    if isinstance(at, dict) and key in at:
+        yield at[key]
+    for one in at.values() if isinstance(at, dict) else at if isinstance(at, list) else ():
+        yield from _all(one, key)
 
 
 def _endpoints(pod: Pod) -> set[tuple[str, int]]:
@@ -192,6 +216,53 @@ def test_an_unused_connection_is_closed_after_the_idle_timeout(orders: Orders) -
     assert orders.stat("upstream_cx_active") > 0
     eventually(lambda: orders.stat("upstream_cx_active") == 0, "all are closed", seconds=10)
     assert orders.call()[0] == 200
+
+
+def test_an_endpoint_that_does_not_accept_is_given_up_after_the_connect_timeout(place: Lab, orders: Orders) -> None:
+    """And not after a second, which is the default."""
+    with suppress(CalledProcessError):  # it is there already
+        place.node.run("ip", "route", "add", "blackhole", SILENT)
+    orders.are([slice_of("orders", [SILENT])], connect_timeout="2s", retries="0")
+    began = time.monotonic()
+    assert orders.call()[0] == 503
+    assert time.monotonic() - began > 1.9
+    assert orders.stat("upstream_cx_connect_timeout") > 0
+
+
+SILENT = "10.99.0.1"
+
+
+def test_tcp_asks_after_that_silence_whether_the_endpoint_is_there(orders: Orders) -> None:
+    orders.are(tcp_keepalive="20s")
+    assert orders.call()[0] == 200
+    to_replicas = [word for ip in orders.ips for word in ("or", "dst", f"{ip}:8080")][1:]
+    timers = orders.caller.net.run("ss", "-tnoH", *to_replicas)
+    left = [float(seconds) for seconds in re.findall(r"timer:\(keepalive,(\d+(?:\.\d+)?)sec", timers)]
+    assert any(10 < seconds <= 20 for seconds in left), timers
+
+
+# How often
+
+
+@pytest.mark.parametrize(
+    ("annotations", "method", "status", "times"),
+    [
+        ({"retries": "0"}, "GET", 503, 1),
+        ({"retries": "1"}, "GET", 503, 2),
+        ({}, "GET", 500, 1),
+        ({"retry_on": "5xx"}, "GET", 500, 3),
+        ({}, "POST", 503, 1),
+        ({"retry_methods": "all"}, "POST", 503, 3),
+    ],
+)
+def test_a_request_that_fails_everywhere_is_sent_as_often_as_its_author_says(
+    orders: Orders, annotations: Any, method: str, status: int, times: int
+) -> None:
+    orders.are(eject_after="0", **annotations)
+    orders.behave(status=status)
+    path = f"/{time.monotonic()}"
+    assert orders.call(method, path)[0] == status
+    assert requests(orders.pods, path) == times
 
 
 # Limits
@@ -315,6 +386,13 @@ def test_while_all_of_its_zone_fail_a_caller_is_sent_elsewhere(orders: Orders) -
     eventually(lambda: orders.answers(10).keys() <= {"two", "three"}, "the near one is left alone")
 
 
+def test_a_caller_is_sent_to_its_node_first(orders: Orders) -> None:
+    there = [endpoint(ip, hints={"forNodes": [{"name": f"node-{place}"}]}) for place, ip in enumerate(orders.ips)]
+    near = cluster.service("orders", clusterIP=CLUSTER_IP, trafficDistribution="PreferSameNode")
+    orders.say(node("node-0", ZONE), node(NODE, ZONE), node("node-2", ZONE), near, slice_of("orders", there), zone=ZONE)
+    assert orders.answers().keys() == {"two"}
+
+
 def test_a_local_service_is_called_on_the_node_that_the_callers_token_names(orders: Orders) -> None:
     there = [endpoint(ip, nodeName=where) for ip, where in zip(orders.ips, ("node-2", NODE, "node-2"), strict=True)]
     local = cluster.service("orders", clusterIP=CLUSTER_IP, internalTrafficPolicy="Local")
@@ -361,6 +439,11 @@ def test_a_service_of_both_families_is_balanced_at_either_address(orders: Orders
     for address in (CLUSTER_IP, IPV6):
         for host in ("orders", f"[{address}]" if ":" in address else address):
             assert orders.answers(address=address, host=host).keys() == set(NAMES)
+
+
+def test_a_port_that_its_author_calls_tcp_goes_by_the_address_whatever_is_said_over_it(orders: Orders) -> None:
+    orders.are(protocol="tcp")
+    assert orders.answers(host="example.com").keys() == set(NAMES)
 
 
 # What is not balanced
