@@ -171,10 +171,10 @@ class Kube:
         _, version, _ = self._page(of, {"limit": "1"})
         return version
 
-    def events(self, of: Collection, version: str = "") -> Iterator[Event]:
+    def events(self, of: Collection, version: str) -> Iterator[Event]:
         """What happens after that version, as it does; ends after a while, to be asked for anew.
 
-        Without a version, what is there comes first. Raises KubeError, `gone` if the API server does not know any more.
+        Raises KubeError, `gone` if the API server does not know any more.
         """
         query = {
             "labelSelector": of.selector,

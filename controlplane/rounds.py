@@ -158,6 +158,9 @@ class Rounds:
 
     def _hear(self, version: str) -> str:
         """Until a watch of namespaces ends, which it does after a while; the version that it came to."""
+        if not version:
+            version = self._publisher.kube.newest(OPTED_IN)
+            self._wake.set()  # a round, for what happened before that
         begun = monotonic()
         for event in self._publisher.kube.events(OPTED_IN, version):
             version = event.version

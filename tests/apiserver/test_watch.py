@@ -165,7 +165,7 @@ class Forgetful(Kube):
 
     asked = itertools.count()
 
-    def events(self, of: Collection, version: str = "") -> Iterator[Event]:
+    def events(self, of: Collection, version: str) -> Iterator[Event]:
         return super().events(of, "1" if next(self.asked) < len(WHAT) else version)
 
 

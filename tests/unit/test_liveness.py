@@ -157,7 +157,7 @@ def test_a_bug_of_ours_in_a_watch_is_counted_too(monkeypatch: pytest.MonkeyPatch
 @contextmanager
 def publishing(watches: Callable[[Asked], Iterator[object]]) -> Iterator[tuple[Faulty, Rounds]]:
     """Rounds that fail, and watch."""
-    faulty = Faulty(lambda _: 500, watches)
+    faulty = Faulty(lambda asked: page([]) if asked.query.get("limit") == "1" else 500, watches)
     with serving(faulty) as api:
         publisher = Publisher(api, "envoy-sidecar-system", render(Bootstrap()))
         running = Rounds(publisher, timedelta(days=30), 60, Metrics("0" * 10, CollectorRegistry()))
@@ -190,7 +190,24 @@ def test_a_watch_of_namespaces_goes_on_where_it_was(monkeypatch: pytest.MonkeyPa
     with publishing(told) as (faulty, _):
         eventually(lambda: len(faulty.watched(kube.NAMESPACES)) > 2, "it is asked for")
         versions = [one.query.get("resourceVersion") for one in faulty.watched(kube.NAMESPACES)]
-        assert versions[:3] == [None, "70", "70"]
+        assert versions[:3] == ["5", "70", "70"]
+
+
+def test_what_happened_before_a_watch_of_namespaces_began_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(_asked: Asked) -> Iterator[object]:
+        faulty.over.wait(0.1)
+        yield status(410)
+
+    def counts(_self: Rounds) -> bool:
+        made.append(None)
+        return True
+
+    made: list[None] = []
+    monkeypatch.setattr(rounds, "BACKOFF_SECONDS", (0.02, 0.05))
+    monkeypatch.setattr(rounds, "BREATH_SECONDS", 0.01)
+    monkeypatch.setattr(Rounds, "_round", counts)
+    with publishing(told) as (faulty, _):
+        eventually(lambda: len(made) > 3, "a round for each watch, though the period is a minute")
 
 
 @dying
