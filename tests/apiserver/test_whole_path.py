@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 
 import pytest
@@ -121,9 +122,16 @@ def mount(cluster: Cluster, node: Lab, pod: Object) -> None:
     for volume in pod["spec"]["volumes"]:
         if "configMap" in volume:
             name = volume["configMap"]["name"]
-            data = cluster.get("configmap", name, "-n", SHOP)["data"]
+            data = eventually(partial(published, cluster, name), f"ConfigMap {name} is there")
             node.config_maps[name] = {key: text.encode() for key, text in data.items()}
     node.issue = lambda metadata, audience: issued(cluster, metadata, audience)
+
+
+def published(cluster: Cluster, name: str) -> Object:
+    """The data of a ConfigMap; empty while there is none. A kubelet waits as well."""
+    answer = cluster.kubectl("get", "configmap", name, "-n", SHOP, "-o", "json", check=False)
+    data: Object = answer.object["data"] if answer.code == 0 else {}
+    return data
 
 
 def issued(cluster: Cluster, metadata: Object, audience: str) -> bytes:
