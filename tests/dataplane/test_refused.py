@@ -1,6 +1,7 @@
 """A bug of the control plane that makes clusters Envoy does not take: who calls those Services notices nothing."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -31,14 +32,11 @@ sys.exit(main())
     [{"connect_timeout": "-1s"}, {"load_balancing_policy": {}, "lb_policy": "CLUSTER_PROVIDED"}],
     ids=["by our rules", "by Envoy"],
 )
-def test_a_service_whose_cluster_is_refused_is_called_as_if_nothing_were_told_of_it(
-    tmp_path_factory: pytest.TempPathFactory, bug: Json
-) -> None:
-    folder = tmp_path_factory.mktemp("refused")  # short: a socket's path has 108 bytes at most
-    with lab(folder / "lab") as node:
+def test_a_service_whose_cluster_is_refused_is_called_as_if_nothing_were_told_of_it(tmp_path: Path, bug: Json) -> None:
+    with lab(tmp_path / "lab") as node:
         replicas = [node.pod(manifest("one", replica("one")))]
         kube_proxy(node, replicas)
-        pod, plane = told(node, manifest("web", application("echo.py", "8080")), folder)
+        pod, plane = told(node, manifest("web", application("echo.py", "8080")), tmp_path)
         pod.kubelet.start()
         pod.kubelet.wait_until_ready()
         plane.say(*orders(replicas), service("users", clusterIP="10.96.0.2"), slice_of("users"))
