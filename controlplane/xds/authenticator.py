@@ -156,7 +156,7 @@ class Authenticator:
 async def _turn(queue: asyncio.Semaphore) -> AsyncIterator[None]:
     """Among those that are asked about at a time. Raises RefusedError when nobody waits for the answer any more."""
     try:
-        async with asyncio.timeout(QUESTION_SECONDS):
+        async with asyncio.timeout(QUESTION_SECONDS if queue.locked() else None):
             await queue.acquire()
     except TimeoutError:
         raise _unavailable(f"others wait for longer than {QUESTION_SECONDS:.0f} s") from None
