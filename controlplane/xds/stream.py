@@ -46,6 +46,8 @@ class Conversation:
         if topic is None:
             topic = self.topics[kind] = Topic(kind, Interest(kind, self._cache, self), self._caller, kind in _WILD)
             topic.open(request, self._warming if kind is Kind.ENDPOINTS else frozenset())
+            if kind is Kind.ENDPOINTS:
+                self._warming = set()
             self._calm = False
             return Asked(kind)
         received = topic.answer(request, now) if request.nonce else Asked(kind)
