@@ -34,7 +34,8 @@ def static(
         # A dynamic listener for the port that the application dialled, if there is one, takes the connection over.
         {**_detecting("outbound", PORTS.outbound, PASSTHROUGH, dual, http), "use_original_dst": True},
         inbound(_detecting("inbound", PORTS.inbound, INBOUND, dual, http)),
-        _opaque("opaque-outbound", PORTS.opaque_outbound, PASSTHROUGH, dual),
+        # As TCP there, too: nobody has looked for HTTP.
+        {**_opaque("opaque-outbound", PORTS.opaque_outbound, PASSTHROUGH, dual), "use_original_dst": True},
         inbound(_opaque("opaque-inbound", PORTS.opaque_inbound, INBOUND, dual)),
         _page(
             "metrics",

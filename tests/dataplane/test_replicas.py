@@ -37,7 +37,7 @@ ThreadingHTTPServer(('0.0.0.0', 8080), Handler).serve_forever()
 """
 NAMES = ("one", "two", "three")
 NOBODY = NODE["ipv4"]  # refuses connections to port 8080
-DATABASE = "10.96.0.7"
+DATABASE, MYSQL = "10.96.0.7", "10.96.0.8"  # nobody but the caller's sidecar leads from there to a replica
 
 
 def program(name: str) -> Document:
@@ -165,8 +165,19 @@ def test_connections_of_a_pod_go_to_one_replica_where_the_service_wants_that(
     assert len({pod.call(connect) for _ in range(20)}) == 1
 
 
-def connect() -> str:
+def test_an_opaque_port_is_balanced_as_tcp(caller: tuple[Pod, ControlPlane], replicas: list[Pod]) -> None:
+    pod, plane = caller
+    addresses = [one.address["ipv4"] for one in replicas]
+    mysql = service("mysql", clusterIP=MYSQL, ports=[{"port": 3306, "name": "mysql"}])
+    plane.say(*orders(replicas), mysql, slice_of("mysql", addresses, ports=[{"name": "mysql", "port": 8081}]))
+    wanted = {f"{address}:8081" for address in addresses}
+    eventually(lambda: endpoints(pod, "shop/mysql:3306") == wanted, "those are the endpoints", seconds=10)
+    until_told(pod, "out_3306")
+    assert {pod.call(lambda: connect(MYSQL, 3306)) for _ in range(30)} == set(NAMES)
+
+
+def connect(address: str = DATABASE, port: int = 5432) -> str:
     """Who took the connection."""
-    with socket.create_connection((DATABASE, 5432), timeout=5) as connection:
+    with socket.create_connection((address, port), timeout=5) as connection:
         connection.sendall(b"x")
         return connection.recv(100).decode()
