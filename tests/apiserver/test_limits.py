@@ -54,7 +54,7 @@ def test_what_the_sidecar_asks_for_is_charged_to_the_quota(
 ) -> None:
     create(pod(containers=[container(resources=FULL)]))
     used = kubernetes.get("quota", "all", "-n", shop)["status"]["used"]
-    assert (used["requests.cpu"], used["requests.memory"]) == ("150m", "192Mi")
+    assert (used["requests.cpu"], used["requests.memory"]) == ("150m", "208Mi")
 
 
 def test_a_limit_range_below_the_sidecar_is_met_by_annotation(create: Create) -> None:
@@ -113,7 +113,7 @@ def test_what_offline_commands_say_of_requests_that_are_not_written_is_what_the_
 
 
 def test_pod_level_resources_exactly_as_large_as_needed_are_accepted(create: Create) -> None:
-    exact = {"cpu": "150m", "memory": "192Mi"}
+    exact = {"cpu": "150m", "memory": "208Mi"}
     limits = {"cpu": "1", "memory": "320Mi"}
     app = container(resources={"requests": AMOUNTS})
     stored = create(pod(containers=[app], resources={"requests": exact, "limits": limits}))
@@ -122,6 +122,6 @@ def test_pod_level_resources_exactly_as_large_as_needed_are_accepted(create: Cre
 
 def test_pod_level_resources_a_little_smaller_than_needed_are_refused_with_what_is_needed(create: Create) -> None:
     app = container(resources={"requests": AMOUNTS})
-    refused = create(pod(containers=[app], resources={"requests": {"cpu": "149m", "memory": "192Mi"}}))
+    refused = create(pod(containers=[app], resources={"requests": {"cpu": "149m", "memory": "208Mi"}}))
     assert "spec.resources.requests.cpu is 149m" in refused.stderr
     assert "150m" in refused.stderr
