@@ -38,7 +38,7 @@ MONITORING = Limits(connections=64, handshakes=64, handshake_seconds=1)  # Prome
 RESERVED = 256  # descriptors that are not for connections of admissions
 LOOK_SECONDS = 1  # between two looks at the certificate's files and at slow clients
 # For those who were accepted to send a request.
-LAST_CALL_SECONDS = 1
+LAST_CALL_SECONDS = 3
 NAMES_WITHOUT_CA = "server.clientNames: need a server.clientCaFile or --client-ca; without it nobody's name is known"
 OK, UNUSABLE = 0, 2  # exit codes
 

@@ -18,6 +18,7 @@ from certs.__main__ import main as certs
 from tests import build, needs
 from tests.apiserver.processes import eventually
 from tests.serving import CHECKOUT, JSON, Server, exchange, receive, run, serving
+from webhook.server import LAST_CALL_SECONDS
 from webhook.settings import Settings
 
 REVIEW = json.dumps(build.review())
@@ -346,4 +347,4 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path, number: signal.Signals)
 
 def test_the_whole_end_fits_into_a_pods_grace_period() -> None:
     server = Settings().server
-    assert server.shutdown_grace_seconds + server.drain_seconds < 30
+    assert server.shutdown_grace_seconds + LAST_CALL_SECONDS + server.drain_seconds < 30
