@@ -95,9 +95,9 @@ class Topic:
             return Accepted(self.kind, now - flight.since)
         self.flight = None
         names = tuple(name for name in flight.versions if name in self.held)
-        if len(names) == 1:
+        if names and len(flight.versions) == 1:
             self._reject(names[0], flight)
-        elif names:
+        elif names:  # even if one alone: what was at fault may be no longer asked for
             middle = len(names) // 2
             self._trials += [names[middle:], names[:middle]]
             self.held.update((name, flight.former[name] if flight.versions[name] else None) for name in names)
