@@ -329,6 +329,16 @@ def test_one_bad_resource_takes_no_sibling_with_it(size: int, bad: list[str]) ->
     assert rounds <= 1 + len(bad) * 2 * size.bit_length()
 
 
+def test_nor_if_what_is_bad_is_no_longer_asked_for_when_it_is_rejected() -> None:
+    envoy = proxy(World({EDS: {"a": "1", "b": "1"}}))
+    envoy.ask(EDS, "a", "b")
+    (response,) = envoy.told()
+    envoy.ask(EDS, without=["a"])
+    envoy.reject(response)
+    envoy.settle()
+    assert envoy.holds[EDS] == {"b": "1"}
+
+
 def replaceable(clusters: str, **substitutes: str) -> World:
     made = world(clusters)
     made.substitutes.update(substitutes)
