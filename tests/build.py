@@ -35,6 +35,16 @@ def pod(annotations: dict[str, str] | None = None, labels: dict[str, str] | None
     }
 
 
+def required_nodes(*terms: Document) -> Document:
+    """An affinity to nodes that one of these terms chooses, each by operators and values of its labels."""
+    written = [
+        {"matchExpressions": [{"key": key, "operator": how, "values": values} for key, (how, values) in term.items()]}
+        for term in terms
+    ]
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": written}}
+    return {"nodeAffinity": required}
+
+
 def owned_by(kind: str, document: Document) -> Document:
     owner = {"apiVersion": "batch/v1", "kind": kind, "name": "web", "uid": "1", "controller": True}
     document["metadata"]["ownerReferences"] = [owner]

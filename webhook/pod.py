@@ -16,6 +16,7 @@ from webhook.values import ZERO, Quantity, parse_quantity
 
 _T = TypeVar("_T")
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", re.ASCII)
+_OS_LABEL = "kubernetes.io/os"
 _SCHEDULED = re.compile(r"-[0-9]{8,}$", re.ASCII)  # the minute that a CronJob adds to the name of its Job
 
 PREFIX = "envoy-sidecar.io/"
@@ -121,12 +122,38 @@ class Os(_Read, frozen=True):
     name: str = ""
 
 
+class Requirement(_Read, frozen=True):
+    key: str = ""
+    operator: str = ""
+    values: list[str] | None = None
+
+
+_WINDOWS = Requirement(_OS_LABEL, "In", ["windows"])
+
+
+class NodeSelectorTerm(_Read, frozen=True):
+    match_expressions: list[Requirement] | None = None
+
+
+class NodeSelector(_Read, frozen=True):
+    node_selector_terms: list[NodeSelectorTerm] | None = None
+
+
+class NodeAffinity(_Read, frozen=True):
+    required: NodeSelector | None = msgspec.field(name="requiredDuringSchedulingIgnoredDuringExecution", default=None)
+
+
+class Affinity(_Read, frozen=True):
+    node_affinity: NodeAffinity | None = None
+
+
 class Spec(_Read, frozen=True):
     given_containers: list[Container] | None = msgspec.field(name="containers", default=None)  # Go writes null for none
     init_containers: list[Container] | None = None
     volumes: list[Volume] | None = None
     host_network: bool | None = None
     node_selector: dict[str, str] | None = None
+    affinity: Affinity | None = None
     os: Os | None = None
     resources: Resources | None = None
     security_context: SecurityContext | None = None
@@ -226,9 +253,20 @@ def _unnamed(items: Iterable[Mapping[str, Any]] | None, names: Iterable[str]) ->
 
 
 def is_windows(pod: Pod) -> bool:
-    """`spec.os.name`, or the node label that every kubelet sets."""
+    """`spec.os.name`, or the node label that every kubelet sets: by nodeSelector, or by what nodeAffinity requires."""
     selector = pod.spec.node_selector or {}
-    return (pod.spec.os is not None and pod.spec.os.name == "windows") or selector.get("kubernetes.io/os") == "windows"
+    return (
+        (pod.spec.os is not None and pod.spec.os.name == "windows")
+        or selector.get(_OS_LABEL) == "windows"
+        or _requires_windows(pod.spec.affinity)
+    )
+
+
+def _requires_windows(affinity: Affinity | None) -> bool:
+    """Any of the terms may choose the node, so all must ask for Windows."""
+    required = affinity.node_affinity.required if affinity and affinity.node_affinity else None
+    terms = (required.node_selector_terms if required else None) or []
+    return bool(terms) and all(_WINDOWS in (term.match_expressions or ()) for term in terms)
 
 
 def tcp_ports(container: Container) -> Iterator[int]:

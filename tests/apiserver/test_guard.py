@@ -9,13 +9,17 @@ from tests.apiserver.cluster import Object, Result
 from tests.apiserver.installation import Installation
 from tests.apiserver.objects import OPT_OUT, SIDECAR, container, container_names, init_names, pod
 from tests.apiserver.processes import eventually
+from tests.build import required_nodes
 
 pytestmark = pytest.mark.usefixtures("down")
+WINDOWS_NODES = required_nodes({"kubernetes.io/os": ("In", ["windows"])})
+LINUX_NODES = required_nodes({"kubernetes.io/os": ("In", ["linux"])})
 SKIPPED = {
     "opted_out": pod(labels=OPT_OUT),
     "host_network": pod(hostNetwork=True),
     "windows": pod(os={"name": "windows"}),
     "windows by node": pod(nodeSelector={"kubernetes.io/os": "windows"}),
+    "windows by affinity": pod(affinity=WINDOWS_NODES),
 }
 
 
@@ -65,6 +69,10 @@ def test_a_pod_with_a_reason_to_be_skipped_is_not_flagged(
     installation: Installation, shop: str, skipped: Object
 ) -> None:
     assert installation.ask(skipped, within=shop).warnings == ""
+
+
+def test_an_affinity_to_other_nodes_is_no_reason(installation: Installation, shop: str) -> None:
+    assert "no sidecar" in installation.ask(pod(affinity=LINUX_NODES), within=shop).warnings
 
 
 def test_a_pod_elsewhere_is_not_flagged(installation: Installation, new_namespace: Callable[..., str]) -> None:

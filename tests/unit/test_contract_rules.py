@@ -171,6 +171,8 @@ def test_rule_16_only_the_creation_of_a_pod_is_answered_with_a_sidecar(operation
         (build.pod({"kubernetes.io/config.mirror": "1"}), SkipReason.MIRROR_POD),
         (build.pod(hostNetwork=True), SkipReason.HOST_NETWORK),
         (build.pod(os={"name": "windows"}), SkipReason.WINDOWS),
+        (build.pod(nodeSelector={"kubernetes.io/os": "windows"}), SkipReason.WINDOWS),
+        (build.pod(affinity=build.required_nodes({"kubernetes.io/os": ("In", ["windows"])})), SkipReason.WINDOWS),
     ],
 )
 def test_rule_16_mirror_host_network_and_windows_pods_are_skipped(document: Document, reason: SkipReason) -> None:

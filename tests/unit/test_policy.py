@@ -35,6 +35,31 @@ def test_a_windows_node_selector_skips() -> None:
     assert build.outcome(document).reason == SkipReason.WINDOWS
 
 
+WINDOWS_NODES = {"kubernetes.io/os": ("In", ["windows"])}
+LARGE_NODES = {"size": ("In", ["large"])}
+
+
+@pytest.mark.parametrize("terms", [[WINDOWS_NODES], [WINDOWS_NODES, {**LARGE_NODES, **WINDOWS_NODES}]])
+def test_a_pod_skips_whose_node_affinity_requires_windows(terms: list[Document]) -> None:
+    document = build.pod(affinity=build.required_nodes(*terms))
+    assert build.outcome(document).reason == SkipReason.WINDOWS
+
+
+@pytest.mark.parametrize(
+    "affinity",
+    [
+        build.required_nodes(WINDOWS_NODES, LARGE_NODES),
+        build.required_nodes({"kubernetes.io/os": ("In", ["windows", "linux"])}),
+        build.required_nodes({"kubernetes.io/os": ("NotIn", ["windows"])}),
+        build.required_nodes(),
+        {"nodeAffinity": {}},
+    ],
+    ids=["one of two terms", "either", "any other", "no term", "nothing"],
+)
+def test_a_pod_that_may_also_run_elsewhere_than_on_windows_is_injected(affinity: Document) -> None:
+    assert isinstance(build.outcome(build.pod(affinity=affinity)), Injected)
+
+
 def test_an_opted_out_pod_is_not_rejected_for_its_annotations() -> None:
     document = build.pod({"log-level": "banana"}, labels={"envoy-sidecar.io/inject": "disabled"})
     assert build.outcome(document).reason == SkipReason.OPTED_OUT
