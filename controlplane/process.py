@@ -12,8 +12,9 @@ from types import FrameType
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from controlplane import logs, proxies
+from controlplane.apiserver import KubeError, connect
 from controlplane.bootstrap import render
-from controlplane.kube import Kube, KubeError, connect
+from controlplane.kube import Kube
 from controlplane.monitoring import monitoring
 from controlplane.offline import choices_of
 from controlplane.proxies import EVERYWHERE, LOOPBACK, Proxies

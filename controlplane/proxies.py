@@ -12,7 +12,8 @@ from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from controlplane.kube import Kube, KubeError
+from controlplane.apiserver import KubeError
+from controlplane.kube import Kube
 from controlplane.logs import tell_crash
 from controlplane.ports import PORTS
 from controlplane.reporter import Reporter

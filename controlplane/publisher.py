@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from controlplane import bootstrap
-from controlplane.kube import Kube, KubeError, Object
+from controlplane.apiserver import KubeError, Object
+from controlplane.kube import Kube
 from controlplane.publication import (
     Archive,
     Archived,

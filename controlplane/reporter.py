@@ -10,9 +10,9 @@ from collections.abc import Callable, Set
 from datetime import UTC, datetime
 from time import monotonic
 
+from controlplane.apiserver import KubeError
 from controlplane.backoff import Backoff
 from controlplane.extensions import Json
-from controlplane.kube import KubeError
 from controlplane.xds import explain
 from controlplane.xds.allowance import Allowances
 from controlplane.xds.events import event, period

@@ -11,8 +11,9 @@ from time import monotonic
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Info
 
+from controlplane.apiserver import KubeError
 from controlplane.backoff import Backoff
-from controlplane.kube import NAMESPACES, Collection, KubeError
+from controlplane.kube import NAMESPACES, Collection
 from controlplane.logs import tell, tell_crash
 from controlplane.publication import Publish, Step, plan
 from controlplane.publisher import OPT_IN, Publisher

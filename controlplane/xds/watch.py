@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from time import monotonic
 from types import MappingProxyType
 
+from controlplane.apiserver import KubeError
 from controlplane.backoff import Backoff
-from controlplane.kube import Collection, Event, Kube, KubeError
+from controlplane.kube import Collection, Event, Kube
 from controlplane.xds.feed import Feed
 from controlplane.xds.world import WHAT, What
 

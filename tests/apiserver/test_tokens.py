@@ -8,7 +8,7 @@ from time import time
 import grpc
 import pytest
 
-from controlplane import kube
+from controlplane import apiserver
 from controlplane.discovery import AUDIENCE
 from controlplane.kube import Kube
 from controlplane.xds.snapshot import Kind
@@ -32,7 +32,7 @@ def kubeconfig(installation: Installation) -> Path:
 
 @pytest.fixture
 def ours(kubeconfig: Path) -> Kube:
-    return Kube(kube.connect(str(kubeconfig)))
+    return Kube(apiserver.connect(str(kubeconfig)))
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from controlplane import kube
-from controlplane.kube import Collection, Event, Kube, KubeError
+from controlplane import apiserver, kube
+from controlplane.apiserver import KubeError
+from controlplane.kube import Collection, Event, Kube
 from controlplane.reporter import Reporter
 from controlplane.xds.feed import Feed
 from controlplane.xds.mesh import Key, Mesh
@@ -57,7 +58,7 @@ class Watched:
 
 @pytest.fixture
 def api(kubernetes: Cluster) -> Kube:
-    return Kube(kube.connect(str(kubernetes.kubeconfig)))
+    return Kube(apiserver.connect(str(kubernetes.kubeconfig)))
 
 
 @pytest.fixture
@@ -175,7 +176,7 @@ def test_an_api_server_that_goes_changes_nothing_and_is_followed_when_it_is_back
         with control_plane.serving(cluster, store):
             cluster.kubectl("create", "-f", "-", stdin=[namespace("shop", {})])
             Writer.of(cluster).create([*services("shop", range(20)), *slices("shop", range(20))])
-            api = Kube(kube.connect(str(cluster.kubeconfig)))
+            api = Kube(apiserver.connect(str(cluster.kubeconfig)))
             watched = whole.enter_context(Watched(api))
             same(watched, api)
         eventually(lambda: bool(watched.failures), "the loss is noticed", seconds=SECONDS)
@@ -212,7 +213,7 @@ def test_a_store_that_was_restored_from_a_backup_is_known_as_it_is(
             writer.create([*services("shop", range(8)), *slices("shop", range(8))])
             for number in range(200):
                 writer.patch(slices("shop", range(8), network=number % 2 + 2))
-            api = Kube(kube.connect(str(cluster.kubeconfig)))
+            api = Kube(apiserver.connect(str(cluster.kubeconfig)))
             watched = whole.enter_context(Watched(api))
             same(watched, api)
             before = int(api.newest(COLLECTIONS["Service"]))
@@ -246,7 +247,7 @@ def test_a_bookmark_comes_before_a_watch_ends(
 @pytest.fixture
 def ours(installation: Installation) -> Kube:
     """As the control plane's account."""
-    return Kube(kube.connect(str(sign_in(installation.cluster, "envoy-sidecar-controlplane").kubeconfig)))
+    return Kube(apiserver.connect(str(sign_in(installation.cluster, "envoy-sidecar-controlplane").kubeconfig)))
 
 
 def test_its_account_may_watch_all_that_it_needs(ours: Kube) -> None:

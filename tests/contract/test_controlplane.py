@@ -97,7 +97,7 @@ def test_sidecars_of_every_namespace_may_call_and_nobody_else() -> None:
 
 def test_rule_26_the_grace_period_holds_the_pause_and_the_end_of_streams() -> None:
     pause = container()["lifecycle"]["preStop"]["sleep"]["seconds"]
-    one_request = 20  # seconds: kube.TIMEOUT
+    one_request = 20  # seconds: apiserver.TIMEOUT
     needed = pause + process.STOP_SECONDS + 1 + one_request
     assert pod_spec(render(), CONTROLPLANE)["terminationGracePeriodSeconds"] >= needed
 

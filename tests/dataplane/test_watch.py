@@ -5,8 +5,9 @@ from time import monotonic
 
 import pytest
 
-from controlplane import kube
-from controlplane.kube import Collection, Kube, KubeError
+from controlplane import apiserver, kube
+from controlplane.apiserver import KubeError
+from controlplane.kube import Collection, Kube
 from tests.dataplane import network
 from tests.dataplane.netns import NetNs, namespace
 from tests.faulty import Faulty, event, page, serving
@@ -27,7 +28,7 @@ def test_a_connection_on_which_nobody_answers_any_more_is_given_up_soon(
     somewhere: NetNs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By TCP's own questions, long before the watch would be over. With a shorter time between them than we have."""
-    monkeypatch.setattr(kube, "KEEPALIVE", {"TCP_KEEPIDLE": 1, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 3})
+    monkeypatch.setattr(apiserver, "KEEPALIVE", {"TCP_KEEPIDLE": 1, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 3})
 
     def told() -> Iterator[object]:
         yield event("ADDED", "6", {"metadata": {"name": "one"}})
@@ -36,7 +37,7 @@ def test_a_connection_on_which_nobody_answers_any_more_is_given_up_soon(
     def watch() -> tuple[float, str]:
         with serving(faulty) as plain:
             configuration = plain.api.configuration
-            configuration.socket_options = kube.socket_options()
+            configuration.socket_options = apiserver.socket_options()
             events = Kube(type(plain.api)(configuration)).events(SERVICES, "5")
             next(events)
             port = configuration.host.rpartition(":")[2]

@@ -7,8 +7,8 @@ from time import monotonic
 
 import pytest
 
+from controlplane.apiserver import KubeError
 from controlplane.extensions import Json
-from controlplane.kube import KubeError
 from controlplane.reporter import OF_A_NAMESPACE, Reporter
 from controlplane.xds.events import PERIOD_SECONDS, event, period
 from controlplane.xds.mesh import Mesh, Problem

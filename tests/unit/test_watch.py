@@ -13,10 +13,11 @@ from time import monotonic
 import pytest
 import yaml
 
-from controlplane import kube
+from controlplane import apiserver, kube
+from controlplane.apiserver import KubeError
 from controlplane.backoff import Backoff
 from controlplane.extensions import Json
-from controlplane.kube import Kube, KubeError
+from controlplane.kube import Kube
 from controlplane.xds import watch
 from controlplane.xds.feed import Feed
 from controlplane.xds.mesh import Mesh
@@ -189,7 +190,7 @@ def test_after_a_disconnect_it_goes_on_where_it_was(rest: bytes) -> None:
 @pytest.mark.usefixtures("unhurried")
 def test_a_connection_that_says_nothing_any_more_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kube, "WATCH_SECONDS", 0.1)
-    monkeypatch.setattr(kube, "TIMEOUT", (5, 0.2))
+    monkeypatch.setattr(apiserver, "TIMEOUT", (5, 0.2))
     with faults(lambda _: page([ONE]), lambda _: faulty.quiet()) as (faulty, api), watching(api) as watched:
         eventually(lambda: len(faulty.watched(SERVICES)) >= 3, "it is asked for again")
         first, second = faulty.watched(SERVICES)[:2]
@@ -199,8 +200,9 @@ def test_a_connection_that_says_nothing_any_more_is_given_up(monkeypatch: pytest
 
 def test_a_watch_is_over_before_what_stands_between_takes_it_for_idle_and_a_dead_one_is_noticed_soon() -> None:
     assert kube.WATCH_SECONDS < 60  # an nginx's proxy_read_timeout, and the idle timeout of many load balancers
-    assert kube.WATCH_SECONDS + kube.TIMEOUT[1] <= 75
-    assert kube.KEEPALIVE["TCP_KEEPIDLE"] + kube.KEEPALIVE["TCP_KEEPINTVL"] * kube.KEEPALIVE["TCP_KEEPCNT"] <= 45
+    assert kube.WATCH_SECONDS + apiserver.TIMEOUT[1] <= 75
+    probes = apiserver.KEEPALIVE
+    assert probes["TCP_KEEPIDLE"] + probes["TCP_KEEPINTVL"] * probes["TCP_KEEPCNT"] <= 45
 
 
 # Resync
@@ -375,16 +377,16 @@ def test_a_thread_that_dies_all_the_same_is_not_healthy(monkeypatch: pytest.Monk
 def test_the_kernel_asks_whether_the_api_server_is_still_there(tmp_path: Path) -> None:
     faulty = Faulty(lambda _: page([]), lambda _: faulty.quiet())
     with serving(faulty) as plain:
-        api = Kube(kube.connect(_kubeconfig(tmp_path, plain.api.configuration.host)))
+        api = Kube(apiserver.connect(_kubeconfig(tmp_path, plain.api.configuration.host)))
         api.newest(COLLECTIONS["Service"])
         pool = api.api.rest_client.pool_manager.connection_from_url(plain.api.configuration.host)
         assert pool.pool is not None
         connection = pool.pool.get(block=False)
         options = {
-            name: connection.sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in kube.KEEPALIVE
+            name: connection.sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in apiserver.KEEPALIVE
         }
         assert connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
-        assert options == kube.KEEPALIVE
+        assert options == apiserver.KEEPALIVE
         connection.close()
 
 

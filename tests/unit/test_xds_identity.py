@@ -14,8 +14,9 @@ from kubernetes.client.api_client import ApiClient
 from kubernetes.client.configuration import Configuration
 
 from controlplane import kube
+from controlplane.apiserver import KubeError
 from controlplane.discovery import AUDIENCE
-from controlplane.kube import Kube, KubeError
+from controlplane.kube import Kube
 from controlplane.xds import authenticator
 from controlplane.xds.authenticator import FRESH_SECONDS, KNOWN, NEW, QUESTION_SECONDS, REFUSED_SECONDS, Authenticator
 from controlplane.xds.identity import Identity, RefusedError, believe
