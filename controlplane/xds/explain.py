@@ -33,7 +33,7 @@ def request(snapshot: Translated, choices: Choices, by: Caller, url: str, method
 
 def calls(snapshot: Translated, choices: Choices, by: Caller, called: Called) -> list[str]:
     """The sentences about what a pod has called, with the line that declares it."""
-    seen = snapshot.services(snapshot.view(by))
+    seen = snapshot.views.services(snapshot.views.of(by))
     found = {address: service for address, service, _ in destinations.addresses(snapshot.mesh)}
     passed = sorted(
         (one.key, address, called.passed[address]) for address, one in found.items() if called.passed.get(address)
@@ -113,11 +113,11 @@ def _told(
         yield f"Service {service.key} is headless: it passes through to the pod that was dialled, never to another."
     elif port is None:
         yield f"Service {service.key} has no TCP port {number}{_ports(service)}: it passes through."
-    elif service not in snapshot.services(snapshot.view(by)):
+    elif service not in snapshot.views.services(snapshot.views.of(by)):
         yield from _out_of_view(choices, by, service)
     else:
         yield from _in_view(snapshot, by, service, port, method)
-        if choices.waits(snapshot.view(by)) and port.protocol != "tcp":
+        if choices.waits(snapshot.views.of(by)) and port.protocol != "tcp":
             yield "On demand: the first request waits until the control plane has told of it; without one, it gets 503."
 
 
@@ -145,7 +145,7 @@ def _name(key: Key, by: Caller) -> str:
 
 
 def _in_view(snapshot: Translated, by: Caller, service: Service, port: Port, method: str) -> Iterator[str]:
-    view = snapshot.view(by)
+    view = snapshot.views.of(by)
     name = scope.cluster_name(service, port, view)
     variant = name.partition("@")[2]
     why = "the pod declares it" if by.upstreams else "the default scope has it"

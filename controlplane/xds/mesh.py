@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from controlplane.xds.policies import DEFAULT, Policy
 
@@ -162,3 +162,24 @@ def merged(batches: Iterable[Batch], name: str, most: int) -> tuple[Endpoint, ..
                 if place not in found or one.ready > found[place].ready:
                     found[place] = one
     return tuple(replace(found[place], port=place[1]) for place in sorted(found)[:most])
+
+
+def services_that_differ(was: Mesh, now: Mesh) -> Iterator[Key]:
+    """Those that came, went, or are other objects now."""
+    for namespace in _differing(was.services, now.services):
+        there, here = was.services.get(namespace, _NONE), now.services.get(namespace, _NONE)
+        yield from (Key(namespace, name) for name in _differing(there, here))
+
+
+def services_whose_endpoints_differ(was: Mesh, now: Mesh) -> Iterator[Key]:
+    """The same of their endpoints."""
+    return _differing(was.endpoints, now.endpoints)
+
+
+_K = TypeVar("_K")
+
+
+def _differing(was: Mapping[_K, object], now: Mapping[_K, object]) -> Iterator[_K]:
+    if was is not now:
+        yield from (key for key, value in now.items() if was.get(key) is not value)
+        yield from (key for key in was if key not in now)

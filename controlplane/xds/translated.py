@@ -6,23 +6,20 @@ stays, or what is told instead, and `rejected` tells. Not for several threads.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from functools import partial
-from typing import TypeVar
+from collections.abc import Generator, Iterable, Iterator, Sequence
 
 from controlplane.extensions import Json
 from controlplane.xds import messages, scope, translate
-from controlplane.xds.mesh import Key, Locality, Mesh, Service
+from controlplane.xds.mesh import Key, Mesh, services_that_differ, services_whose_endpoints_differ
 from controlplane.xds.messages import InvalidResource
 from controlplane.xds.scope import View
-from controlplane.xds.snapshot import WILDCARD, Caller, Kind, Resource, Snapshot
+from controlplane.xds.snapshot import Caller, Kind, Resource, Snapshot
 from controlplane.xds.translate import Choices, Recipe
+from controlplane.xds.views import OF_VIEW, Views
 
 Name = tuple[Kind, str]
 Making = Generator[None, None, Resource | None]  # a little at each step
-_K = TypeVar("_K")
 _OF_SERVICE = (Kind.CLUSTER, Kind.ENDPOINTS)
-_OF_VIEW = (Kind.LISTENER, Kind.ROUTES)
 
 
 class Translated:
@@ -30,42 +27,34 @@ class Translated:
 
     def __init__(self, mesh: Mesh, choices: Choices) -> None:
         self.mesh, self._choices = mesh, choices
+        self.views = Views(mesh, choices)
         self.rejected: dict[Name, str] = {}
         self._made: dict[Name, tuple[tuple[object, ...], Resource]] = {}
-        self._names: dict[View, dict[Kind, tuple[str, ...]]] = {}
-        self._narrow: dict[View, View] = {}  # by the view with zone and node
-        self._localities: dict[View, frozenset[Locality]] = {}  # by the view without
-        self._members: dict[View, tuple[Service, ...]] = {}
-        self._surveyed: set[View] = set()  # whose names are those of this Mesh
         self._prepared: set[View] = set()  # whose resources were all made once
         self._compared: tuple[Translated, dict[Name, bool]] | None = None  # with that former one
-        # Shared by all that follow: the views that were ever asked for, and the names, by Service and by view.
-        self._views: dict[str, View] = {}
-        self._idle: set[str] = set()  # views of nobody who was connected when it was asked last
+        # Shared by all that follow: the names that were ever asked for, by Service and by the view's token.
         self._asked: defaultdict[Key | str, set[Name]] = defaultdict(set)
 
     def next(self, mesh: Mesh) -> "Translated":
         """The snapshot of another moment."""
         following = Translated(mesh, self._choices)
+        following.views = self.views.next(mesh)
         following._made, following._prepared = dict(self._made), set(self._prepared)
-        following._views, following._idle, following._asked = self._views, self._idle, self._asked
+        following._asked = self._asked
         following.rejected = dict(self.rejected)
-        if mesh.services is self.mesh.services:
-            following._names, following._members, following._surveyed = self._names, self._members, self._surveyed
-            following._localities, following._narrow = self._localities, self._narrow
-        else:
-            following._look_again(self)
+        if mesh.services is not self.mesh.services:
+            following._drop_those_gone_since(self)
         if mesh.zones is not self.mesh.zones:
-            following._forget_places_gone_since(self)
+            following._drop_places_gone_since(self)
         return following
 
     def names(self, kind: Kind, caller: Caller) -> Sequence[str]:
         """What a wildcard subscription of this caller holds; the same object as long as it is the same."""
-        return self._names_of(self.view(caller)).get(kind, ())
+        return self.views.names(self.views.of(caller)).get(kind, ())
 
     def prepare(self, caller: Caller) -> Iterator[None]:
         """Makes all that this caller's proxy will ask for, a little at each step."""
-        view = self.view(caller)
+        view = self.views.of(caller)
         if view in self._prepared:
             return
         yield
@@ -82,10 +71,7 @@ class Translated:
     def follow(self, former: Snapshot) -> Iterator[None]:
         """Makes what `changed` will look at, a little at each step."""
         assert isinstance(former, Translated)
-        for wide in list(former._narrow):
-            if wide not in self._narrow:
-                self._names_of(self._see(wide))
-                yield
+        yield from self.views.follow(former.views)
         compared: dict[Name, bool] = {}
         for name in self._concerned(former):
             if name in former._made:
@@ -94,35 +80,13 @@ class Translated:
                 yield
         self._compared = (former, compared)
 
-    def view(self, caller: Caller) -> View:
-        """What this caller sees."""
-        return self._see(_wide(caller))
-
     def group(self, caller: Caller) -> str:
         """WILDCARD, and who has the same names and variants as this caller, whatever the world."""
-        return WILDCARD + scope.in_view(_wide(caller))
-
-    def _see(self, wide: View) -> View:
-        found = self._narrow.get(wide)
-        if found is None:
-            found = self._narrow[wide] = scope.narrowed(wide, self._asked_for(View(wide.namespace, wide.upstreams)))
-        self._views.setdefault(found.token, found)
-        return found
-
-    def _asked_for(self, view: View) -> frozenset[Locality]:
-        if view not in self._localities:
-            self._localities[view] = scope.localities(self.mesh, self._choices.scope, view)
-        return self._localities[view]
+        return self.views.group(caller)
 
     def variant(self, kind: Kind, caller: Caller) -> str:
         """What to put behind a name that this caller's proxy says."""
-        return scope.in_view(self.view(caller)) if kind in _OF_VIEW else ""
-
-    def services(self, view: View) -> tuple[Service, ...]:
-        """What is in that view."""
-        if view not in self._members:
-            self._members[view] = scope.services(self.mesh, self._choices.scope, view)
-        return self._members[view]
+        return scope.in_view(self.views.of(caller)) if kind in OF_VIEW else ""
 
     def get(self, kind: Kind, name: str) -> Resource | None:
         """The resource, for any name that `names` gave or that a resource refers to; None: there is none."""
@@ -153,26 +117,11 @@ class Translated:
         return recipe.make() if recipe else None
 
     def retain(self, callers: Iterable[Caller]) -> None:
-        """Forgets the views that were idle twice; whoever comes back to one has it made again."""
-        live = {self.view(caller) for caller in callers}
-        idle = {token for token, view in self._views.items() if view not in live}
-        for token in idle & self._idle:
-            self._forget(token)
-        self._idle.clear()
-        self._idle.update(idle & self._views.keys())
-        self._narrow = {wide: view for wide, view in self._narrow.items() if view.token in self._views}
-        declared = {View(view.namespace, view.upstreams) for view in self._views.values()}
-        self._localities = {view: asked for view, asked in self._localities.items() if view in declared}
-
-    def _forget(self, token: str) -> None:
-        view = self._views.pop(token)
-        for name in self._asked.pop(token, set()):
-            self._made.pop(name, None)
-            self.rejected.pop(name, None)
-        self._names.pop(view, None)
-        self._members.pop(view, None)
-        self._surveyed.discard(view)
-        self._prepared.discard(view)
+        """Drops what was made for views that are idle twice; whoever comes back to one has it made again."""
+        for view in self.views.retain(callers):
+            for name in self._asked.pop(view.token, set()):
+                self._drop(name)
+            self._prepared.discard(view)
 
     def changed(self, former: Snapshot) -> Iterator[tuple[Kind, str]]:
         """What differs, among all that was ever asked of either; and the groups whose `names` or `variant` do."""
@@ -182,22 +131,14 @@ class Translated:
             if compared[name] if name in compared else self._differs(former, *name):
                 yield name
         self._compared = None  # or one snapshot would keep another, and so on
-        if self.mesh.services is not former.mesh.services:
-            for wide, was in list(former._narrow.items()):
-                now = self._see(wide)
-                names, before = self._names_of(now), former._names_of(was)
-                for kind in (Kind.CLUSTER, *_OF_VIEW):
-                    if now != was or names.get(kind) is not before.get(kind):
-                        yield kind, WILDCARD + scope.in_view(wide)
+        yield from self.views.groups_that_differ(former.views)
 
     def _concerned(self, former: "Translated") -> Iterator[Name]:
         """What may differ."""
         for key in self._touched(former):
             yield from self._asked.get(key, set()) | former._asked.get(key, set()) | self._possible(former, key)
-        if self.mesh.services is not former.mesh.services:
-            for token, view in list((self._views | former._views).items()):
-                if self.services(view) != former.services(view):
-                    yield from self._asked.get(token, set()) | former._asked.get(token, set())
+        for token in self.views.tokens_that_differ(former.views):
+            yield from self._asked.get(token, set()) | former._asked.get(token, set())
 
     def _recipe(self, kind: Kind, name: str) -> tuple[Recipe | None, Key | str | None]:
         """How it is made, and whose it is: a Service's, or a view's."""
@@ -205,10 +146,10 @@ class Translated:
             recipe = translate.of_service(kind, name, self.mesh, self._choices)
             return recipe, _key(name) if recipe else None
         shown, token = scope.read_view(name)
-        view = self._views.get(token)
+        view = self.views.known(token)
         if view is None:
             return None, None
-        return translate.of_view(kind, shown, view, self.services(view), self._choices), token
+        return translate.of_view(kind, shown, view, self.views.services(view), self._choices), token
 
     def _make(self, kind: Kind, name: str, recipe: Recipe, last: Resource | None) -> Making:
         try:
@@ -222,58 +163,33 @@ class Translated:
             return made
         return last or self.instead(kind, name)
 
-    def _names_of(self, view: View) -> Mapping[Kind, tuple[str, ...]]:
-        if view not in self._surveyed:
-            self._survey(view)
-        return self._names[view]
+    def _drop(self, name: Name) -> None:
+        self._made.pop(name, None)
+        self.rejected.pop(name, None)
 
-    def _survey(self, view: View) -> None:
-        """Finds out what a view holds."""
-        self._surveyed.add(view)
-        members = self.services(view)
-        known = self._names.setdefault(view, {})
-        for kind, names in (
-            (Kind.CLUSTER, translate.cluster_names(view, members, self._choices)),
-            (Kind.LISTENER, translate.listener_names(members)),
-        ):
-            if known.get(kind) != names:
-                known[kind] = names
-
-    def _look_again(self, former: "Translated") -> None:
-        """What sees no Service that differs stays as it is; and a set that comes out the same is the same object."""
-        sees = partial(scope.sees, self._choices.scope, keys=frozenset(_services_that_differ(former.mesh, self.mesh)))
-        self._names = {view: dict(sets) if sees(view) else sets for view, sets in former._names.items()}
-        self._members = {view: members for view, members in former._members.items() if not sees(view)}
-        self._localities = {view: asked for view, asked in former._localities.items() if not sees(view)}
-        self._narrow = {wide: view for wide, view in former._narrow.items() if not sees(wide)}
-        self._surveyed = {view for view in former._surveyed if not sees(view)}
-        self._forget_those_gone_since(former)
-
-    def _forget_those_gone_since(self, former: "Translated") -> None:
+    def _drop_those_gone_since(self, former: "Translated") -> None:
         """Drops what was not there in the former snapshot either, so that nobody has to be told any more."""
         owners = [one for one in self._asked if isinstance(one, Key) and self.mesh.service(one) is None]
         for key in owners:
             for name in self._asked[key]:
-                self._made.pop(name, None)
-                self.rejected.pop(name, None)
+                self._drop(name)
             if former.mesh.service(key) is None:
                 del self._asked[key]
 
-    def _forget_places_gone_since(self, former: "Translated") -> None:
+    def _drop_places_gone_since(self, former: "Translated") -> None:
         """The same, with the names of zones and nodes: their Services stay, and nodes come and go all the time."""
         for owner, asked in self._asked.items():
             local = [name for name in asked if "@" in name[1]] if isinstance(owner, Key) else []
             for name in local:
                 if self._recipe(*name)[0] is None:
-                    self._made.pop(name, None)
-                    self.rejected.pop(name, None)
+                    self._drop(name)
                     if former._recipe(*name)[0] is None:
                         asked.discard(name)
 
     def _touched(self, former: "Translated") -> Iterator[Key]:
         """The Services that differ, or whose endpoints do."""
-        yield from _differing(former.mesh.endpoints, self.mesh.endpoints)
-        yield from _services_that_differ(former.mesh, self.mesh)
+        yield from services_whose_endpoints_differ(former.mesh, self.mesh)
+        yield from services_that_differ(former.mesh, self.mesh)
 
     def _possible(self, former: "Translated", key: Key) -> set[Name]:
         """Names that somebody may have asked for in vain."""
@@ -285,23 +201,6 @@ class Translated:
             was, now = former.get(kind, name), self.get(kind, name)
             return (was and was.version) != (now and now.version)
         return (former._recipe(kind, name)[0] is None) is not (self._recipe(kind, name)[0] is None)
-
-
-def _wide(caller: Caller) -> View:
-    """All that may decide what it is told, whatever the world."""
-    return View(caller.namespace, caller.upstreams or None, caller.zone, caller.node)
-
-
-def _services_that_differ(was: Mesh, now: Mesh) -> Iterator[Key]:
-    for namespace in _differing(was.services, now.services):
-        there, here = was.services.get(namespace, {}), now.services.get(namespace, {})
-        yield from (Key(namespace, name) for name in _differing(there, here))
-
-
-def _differing(was: Mapping[_K, object], now: Mapping[_K, object]) -> Iterator[_K]:
-    if was is not now:
-        yield from (key for key, value in now.items() if was.get(key) is not value)
-        yield from (key for key in was if key not in now)
 
 
 def _key(name: str) -> Key:
@@ -320,7 +219,7 @@ def _encoding(kind: Kind, name: str, recipe: Recipe, last: Resource | None) -> M
     for text in texts:
         parts.append(messages.part(kind, text))
         yield
-    shown = scope.read_view(name)[0] if kind in _OF_VIEW else name
+    shown = scope.read_view(name)[0] if kind in OF_VIEW else name
     return Resource(shown, version.hexdigest()[:16], messages.put_together(kind, parts))
 
 

@@ -163,12 +163,12 @@ def test_views_that_nobody_is_connected_for_are_forgotten() -> None:
         now = now.next(mesh(service(), slice_of(), service("other")))
         now.retain([WEB, callers[0]])
     everything(now, WEB)
-    assert set(now._views) == {"shop", now.view(callers[0]).token}
-    assert {kind for kind, name in now._made if now.view(callers[1]).token in name} == set()
+    assert set(now.views._known) == {"shop", now.views.of(callers[0]).token}
+    assert {kind for kind, name in now._made if now.views.of(callers[1]).token in name} == set()
     assert everything(now, callers[1]) == {
         (kind, name): version
         for (kind, name), version in told.items()
-        if kind in (Kind.CLUSTER, Kind.ENDPOINTS) or now.view(callers[1]).token in name
+        if kind in (Kind.CLUSTER, Kind.ENDPOINTS) or now.views.of(callers[1]).token in name
     }
 
 
@@ -176,11 +176,11 @@ def test_a_view_is_kept_for_who_is_about_to_connect() -> None:
     now = translated(service(), slice_of())
     everything(now, WEB)
     now.retain([])
-    assert set(now._views) == {"shop"}
+    assert set(now.views._known) == {"shop"}
     everything(now, WEB)
     now.retain([WEB])
     now.retain([])
-    assert set(now._views) == {"shop"}
+    assert set(now.views._known) == {"shop"}
 
 
 def test_what_is_gone_for_good_leaves_nothing_behind() -> None:
