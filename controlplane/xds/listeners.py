@@ -12,7 +12,6 @@ from controlplane.clusters import BUFFER_BYTES, PASSTHROUGH
 from controlplane.connection_manager import transparent
 from controlplane.extensions import Json, extension
 from controlplane.xds import scope
-from controlplane.xds.clusters import balancing
 from controlplane.xds.mesh import Port, Service
 from controlplane.xds.scope import View
 
@@ -54,7 +53,10 @@ def has_ipv6(service: Service) -> bool:
 
 
 def _tcp_chains(members: Sequence[tuple[Service, Port]], of: View, *, ipv6: bool) -> Iterator[Json]:
-    """TCP names no host: what tells a Service is the address that was dialled. Envoy refuses one that comes twice."""
+    """TCP names no host: what tells a Service is the address that was dialled. Envoy refuses one that comes twice.
+
+    What a Service says of itself is in its cluster: another chain would end its connections.
+    """
     taken: set[str] = set()
     for service, port in members:
         addresses = [ip for ip in service.addresses if (":" in ip) is ipv6 and ip not in taken]
@@ -65,8 +67,12 @@ def _tcp_chains(members: Sequence[tuple[Service, Port]], of: View, *, ipv6: bool
                 "filter_chain_match": {
                     "prefix_ranges": [{"address_prefix": ip, "prefix_len": 128 if ipv6 else 32} for ip in addresses]
                 },
-                "filters": [_tcp(scope.cluster_name(service, port, of), **_hash_policy(service))],
+                "filters": [_tcp(scope.cluster_name(service, port, of), hash_policy=_BY_CALLER)],
             }
+
+
+# All that TCP shows of a caller. It decides only where the balancer asks for it.
+_BY_CALLER: list[Json] = [{"source_ip": {}}]
 
 
 def _http(port: int, http: Http) -> Json:
@@ -110,11 +116,6 @@ _ON_DEMAND = extension(
     "filters.http.on_demand.v3.OnDemand",
     odcds={"source": {"ads": {}, "resource_api_version": "V3"}, "timeout": "2s"},
 )
-
-
-def _hash_policy(service: Service) -> Json:
-    """Over TCP nothing is seen of a caller but its address; without one, Envoy would choose at random."""
-    return {"hash_policy": [{"source_ip": {}}]} if balancing(service) == "consistent-hash" else {}
 
 
 def _tcp(cluster: str, **options: Any) -> Json:

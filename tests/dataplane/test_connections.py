@@ -1,10 +1,12 @@
 """Connections that are open stay open, whatever becomes of Services that are not theirs."""
 
+import json
 import socket
 import sys
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -45,26 +47,29 @@ class Caller:
     pod: Pod
     plane: ControlPlane
     replica: Pod
+    _moments: Iterator[int] = field(default_factory=lambda: count(1))
 
-    def told_of(self, *others: Json, seen: Set[str] | None = None) -> None:
-        """Waits until that is in effect: Envoy has changed, and closed what it had to close for that. `seen` are those
-        that are in the pod's view; all, if not said.
+    def told_of(self, *others: Json, **database: Any) -> None:
+        """Waits until that is in effect: Envoy has changed, and closed what it had to close for that. `database` is
+        what that Service says of itself.
         """
+        address = f"10.96.1.{next(self._moments)}"
         self.plane.say(
+            node("node-1", "eu-1a"),
             service("chat", clusterIP="10.96.0.8"),
             slice_of("chat", [self.replica.address["ipv4"]]),
-            service("database", ports=[TCP], clusterIP="10.96.0.7"),
+            service("database", ports=[TCP], clusterIP="10.96.0.7", **database),
             slice_of("database", [self.replica.address["ipv4"]], ports=[{"port": 8080, "name": "tcp"}]),
+            service("moment", ports=[{"port": 9999, "name": "tcp"}], clusterIP=address),
             *others,
         )
-        named = {one["metadata"]["name"] for one in others if one["kind"] == "Service"}
-        names = named if seen is None else seen
-        eventually(lambda: self._others() == names, f"the proxy has {sorted(names)}", seconds=30)
+        eventually(lambda: address in self._active_listeners(), "the proxy is told of this moment", seconds=30)
         eventually(lambda: not self._counted("draining"), "nothing is being closed", seconds=30)
 
-    def _others(self) -> set[str]:
-        lines = admin(self.pod, "/clusters").splitlines()
-        return {line.split("/")[1].split(":")[0] for line in lines if line.startswith("shop/other")}
+    def _active_listeners(self) -> str:
+        """All come in one response."""
+        found = json.loads(admin(self.pod, "/config_dump?resource=dynamic_listeners") or "{}").get("configs", [])
+        return json.dumps([one.get("active_state") for one in found])
 
     def _counted(self, name: str) -> int:
         lines = admin(self.pod, f"/stats?filter=^listener_manager.*{name}").splitlines()
@@ -102,16 +107,13 @@ def _caller(made: Lab, folder: Path) -> Iterator[Caller]:
         yield found
 
 
-ZONE = node("node-1", "eu-1a")
-
-
 def other(*ports: int | Json, **spec: Any) -> Json:
     return service("other", ports=ports or [80, 5432], clusterIP="10.96.0.9", **spec)
 
 
 OTHERS: dict[str, list[Json]] = {
-    "is called in the caller's zone first": [ZONE, other(trafficDistribution="PreferSameZone")],
-    "is called on the caller's node only": [ZONE, other(internalTrafficPolicy="Local")],
+    "is called in the caller's zone first": [other(trafficDistribution="PreferSameZone")],
+    "is called on the caller's node only": [other(internalTrafficPolicy="Local")],
     "has a port of theirs, of any protocol": [other(80, 5432)],
     "has a port of theirs, of TCP": [other(TCP, {"port": 80, "name": "tcp"})],
     "has both families": [other(clusterIPs=["10.96.0.9", "fd96::9"])],
@@ -130,11 +132,25 @@ def test_a_service_that_comes_and_goes_ends_no_connection_of_anothers(caller: Ca
 def test_a_pod_that_declares_its_upstreams_keeps_its_connections(caller: Caller) -> None:
     caller.told_of(other())
     with connections(caller) as opened:
-        declares = pod({"upstreams": "chat,database"})
+        declares = pod({"upstreams": "chat,database,moment"})
         declares["metadata"]["name"] = "web"
-        caller.told_of(other(), declares, seen=set())
+        caller.told_of(other(), declares)
         assert answers(opened) == [ASKED] * 2
     caller.told_of()
+
+
+OWN = [{"sessionAffinity": "ClientIP"}]
+
+
+@pytest.mark.parametrize("says", OWN, ids=lambda says: "-".join(*says.items()))
+def test_what_a_service_says_anew_of_its_traffic_ends_no_connection_of_its_own(
+    caller: Caller, says: dict[str, str]
+) -> None:
+    caller.told_of()
+    with connections(caller) as opened:
+        for database in (says, {}):
+            caller.told_of(**database)
+            assert answers(opened) == [ASKED] * 2
 
 
 @contextmanager
