@@ -229,7 +229,7 @@ def _kubeconfig_of(cluster: Cluster, account: str) -> Path:
 
 
 def _write_overlay(folder: Path, port: int) -> None:
-    """The reader's own installation: the example, with pods refused when the webhook fails, and the webhook here."""
+    """The reader's own installation: the example, with the webhook here."""
     shutil.copytree(folder.with_name("example"), folder)
     here: Object = {"type": "ExternalName", "externalName": "localhost"}
     ports = [{"op": "replace", "path": f"/webhooks/{n}/clientConfig/service/port", "value": port} for n in range(3)]
@@ -243,5 +243,4 @@ def _write_overlay(folder: Path, port: int) -> None:
     patches.append({"patch": yaml.safe_dump(service | {"spec": here})})
     file = folder / "kustomization.yaml"
     example: Object = yaml.safe_load(file.read_text())
-    components = [one for one in example["components"] if not one.endswith("failure-policy-ignore")]
-    file.write_text(yaml.safe_dump(example | {"components": components, "patches": patches}))
+    file.write_text(yaml.safe_dump(example | {"patches": patches}))

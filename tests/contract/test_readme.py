@@ -38,6 +38,6 @@ def test_every_folder_is_explained() -> None:
 
 def test_the_example_changes_nothing_but_images_settings_and_components() -> None:
     example = kustomize(MANIFESTS / "overlays" / "example")
-    base = render("failure-policy-ignore", "guard")
+    base = render("guard")
     changed = {it["kind"] for it in example if it not in base}
     assert changed == {"ConfigMap", "Deployment"}

@@ -6,7 +6,19 @@ from typing import Any, get_args
 import pytest
 
 from certs.objects import Installation
-from tests.contract.rendered import COMPONENTS, NAMESPACE, SYSTEM, WEBHOOK, Object, one, render, selects, webhooks
+from tests.contract.rendered import (
+    COMPONENTS,
+    MANIFESTS,
+    NAMESPACE,
+    SYSTEM,
+    WEBHOOK,
+    Object,
+    kustomize,
+    one,
+    render,
+    selects,
+    webhooks,
+)
 from webhook import app, pod, policy, workload
 
 INJECTOR, ADVISOR = "MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"
@@ -146,6 +158,11 @@ def test_failure_policy_ignore_changes_the_failure_policy_and_nothing_else() -> 
     changed = [entry | {"failurePolicy": "Fail"} for entry in webhooks(render("failure-policy-ignore"), INJECTOR)]
     assert changed == webhooks(render(), INJECTOR)
     assert {entry["failurePolicy"] for entry in webhooks(render("failure-policy-ignore"), INJECTOR)} == {"Ignore"}
+
+
+def test_an_installation_like_the_example_lets_no_pod_start_outside_the_mesh() -> None:
+    example = kustomize(MANIFESTS / "overlays" / "example")
+    assert {entry["failurePolicy"] for entry in webhooks(example, INJECTOR)} == {"Fail"}
 
 
 def test_opt_out_denied_changes_the_object_selector_and_nothing_else() -> None:
