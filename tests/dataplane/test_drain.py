@@ -1,25 +1,18 @@
 """Draining: the hook of a pod that ends, and the worst that anybody can do with it."""
 
 import socket
-from collections.abc import Iterator
 
 import pytest
 
 from tests.apiserver.processes import eventually
 from tests.dataplane.exchange import Answer, exchange, receive, request
-from tests.dataplane.lab import Lab, Pod, application, asks, lab, manifest
+from tests.dataplane.lab import Lab, Pod, application, asks, manifest
 
 pytestmark = [pytest.mark.dataplane, pytest.mark.envoy]
 
 APP, READY = 8080, 15021
 GET = request("GET / HTTP/1.1", "Host: orders")
 DRAIN = request("GET /drain HTTP/1.1", "Host: x")
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with lab(tmp_path_factory.mktemp("lab")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -1,24 +1,16 @@
 """Mode none: no rules and no privileges; the application is pointed at the sidecar's own proxy, on loopback."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.dataplane.dns import dns
 from tests.dataplane.exchange import exchange, request
-from tests.dataplane.lab import Lab, Pod, application, asks, lab, manifest
+from tests.dataplane.lab import Lab, Pod, application, asks, manifest
 from tests.dataplane.network import LOOPBACK, Family
 
 pytestmark = [pytest.mark.dataplane, pytest.mark.envoy]
 
 PROXY = 15002
 families = pytest.mark.parametrize("family", ["ipv4", "ipv6"])
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with lab(tmp_path_factory.mktemp("lab")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,13 @@ admission comes before that, so do we (tests/unit/test_hostile.py). Here they ar
 """
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.apiserver.processes import eventually
 from tests.build import PREFIX
-from tests.dataplane.lab import Document, Lab, Pod, lab, manifest
+from tests.dataplane.lab import Document, Lab, Pod, manifest
 from tests.dataplane.pairs import IDLE
 from tests.dataplane.told import admin
 from tests.hostile import HOSTILE
@@ -23,12 +22,6 @@ Json = dict[str, Any]
 LONG = ".".join(["a" * 63] * 3 + ["b" * 61])  # a DNS subdomain of 253 characters
 LABEL = "a" + "-_." * 20 + "zz"  # 63 characters
 ENTRIES = 128  # of a list
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with lab(tmp_path_factory.mktemp("lab")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import http.client
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -11,18 +10,12 @@ import pytest
 
 from tests.apiserver.processes import eventually
 from tests.dataplane.container import CHECKOUT, expand
-from tests.dataplane.lab import Lab, Pod, application, asks, lab, manifest
+from tests.dataplane.lab import Lab, Pod, application, asks, manifest
 from tests.dataplane.network import Family, require
 
 pytestmark = [pytest.mark.dataplane, pytest.mark.envoy]
 
 families = pytest.mark.parametrize("family", ["ipv4", "ipv6"])
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with lab(tmp_path_factory.mktemp("lab")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,13 @@ import shlex
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import pytest
 
 from tests.apiserver.processes import eventually
 from tests.dataplane.exchange import exchange, request
-from tests.dataplane.lab import Lab, Pod, application, asks, lab, manifest
+from tests.dataplane.lab import Lab, Pod, application, asks, manifest
 from tests.dataplane.pairs import IDLE
 from tests.dataplane.services import Service, service
 from tests.dataplane.steady import Steady
@@ -22,12 +21,6 @@ pytestmark = [pytest.mark.dataplane, pytest.mark.envoy, pytest.mark.kubelet_orde
 GET = request("GET / HTTP/1.1", "Host: web")
 forms = pytest.mark.parametrize("form", ["native", "classic"])
 Form = Literal["native", "classic"]
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with lab(tmp_path_factory.mktemp("lifecycle")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import http.client
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tests.apiserver.processes import eventually
 from tests.bench.contestants import rss_megabytes
 from tests.cluster import service, slice_of
 from tests.dataplane.exchange import exchange, request
-from tests.dataplane.lab import Lab, Pod, lab, manifest
+from tests.dataplane.lab import Lab, Pod, manifest
 from tests.dataplane.pairs import IDLE
 from tests.dataplane.told import admin, control_plane, replica
 
@@ -22,12 +22,6 @@ pytestmark = [pytest.mark.dataplane, pytest.mark.envoy]
 
 SERVICES, OWN = 5000, 20  # in the cluster; in each namespace
 CLUSTER_SECONDS = 120  # until a sidecar has all of them
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with lab(tmp_path_factory.mktemp("memory")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

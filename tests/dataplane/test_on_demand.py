@@ -12,27 +12,17 @@ import pytest
 
 from controlplane.extensions import Json
 from tests.apiserver.processes import eventually
-from tests.cluster import service as service_object
-from tests.cluster import slice_of
-from tests.dataplane.lab import Lab, Pod, application, lab, manifest
-from tests.dataplane.services import service
-from tests.dataplane.told import CLUSTER_IP, ControlPlane, admin, replica, told, until_told
+from tests.cluster import service, slice_of
+from tests.dataplane.lab import Lab, Pod, application, manifest
+from tests.dataplane.told import CLUSTER_IP, ControlPlane, admin, plain_replicas, told, until_told
 
 pytestmark = [pytest.mark.dataplane, pytest.mark.envoy]
 MANY = 20
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with lab(tmp_path_factory.mktemp("lab")) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def replicas(node: Lab) -> list[Pod]:
-    made = [node.pod(manifest(name, replica(name)), inject=False) for name in ("one", "two")]
-    service(node, made)
-    return made
+    return plain_replicas(node, "one", "two")
 
 
 def cluster(replicas: list[Pod]) -> list[Json]:
@@ -40,7 +30,7 @@ def cluster(replicas: list[Pod]) -> list[Json]:
     addresses = [pod.address["ipv4"] for pod in replicas]
     names = [f"s{number}" for number in range(MANY)]
     return [
-        *(service_object(name, "accounts", clusterIP=f"10.96.1.{number}") for number, name in enumerate(names)),
+        *(service(name, "accounts", clusterIP=f"10.96.1.{number}") for number, name in enumerate(names)),
         *(slice_of(name, addresses, "accounts") for name in names),
     ]
 
@@ -97,7 +87,7 @@ def test_a_first_request_with_a_body_arrives_once_and_whole(node: Lab, replicas:
     pod, plane, settings = started(node, replicas, tmp_path)
     with plane.serving(settings), counting(replicas[0]) as (port, received):
         plane.say(
-            service_object("s1", "accounts", clusterIP="10.96.1.1"),
+            service("s1", "accounts", clusterIP="10.96.1.1"),
             slice_of("s1", [replicas[0].address["ipv4"]], "accounts", ports=[{"port": port}]),
         )
         until_told(pod, "out_80")

@@ -17,7 +17,7 @@ from tests.build import Document, operator
 from tests.dataplane import health
 from tests.dataplane.container import CHECKOUT
 from tests.dataplane.exchange import exchange, request
-from tests.dataplane.lab import Lab, Pod, lab, manifest
+from tests.dataplane.lab import Lab, Pod, manifest
 from tests.dataplane.wire import listening
 from webhook.pod import SIDECAR
 
@@ -84,12 +84,6 @@ PODS: dict[str, Callable[[Lab], Pod]] = {
     "redirected-transparently": lambda node: node.create(beside(), settings=operator("sidecar: {mode: tproxy}")),
     "with-an-ipv6-address": lambda node: node.create(beside(), primary="ipv6"),
 }
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with lab(tmp_path_factory.mktemp("lab")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module", params=PODS)

@@ -12,7 +12,7 @@ from controlplane.extensions import Json
 from controlplane.xds.routes import BODY_BYTES
 from tests.apiserver.processes import eventually
 from tests.cluster import service, slice_of
-from tests.dataplane.lab import NODE, Document, Lab, Pod, application, lab, manifest
+from tests.dataplane.lab import NODE, Document, Lab, Pod, application, manifest
 from tests.dataplane.told import CLUSTER_IP, ControlPlane, admin, orders, told, until_told
 
 pytestmark = [pytest.mark.dataplane, pytest.mark.envoy]
@@ -42,12 +42,6 @@ DATABASE, MYSQL = "10.96.0.7", "10.96.0.8"  # nobody but the caller's sidecar le
 
 def program(name: str) -> Document:
     return {"name": "app", "image": "registry.example/app:1", "command": [sys.executable, "-c", REPLICA, name]}
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with lab(tmp_path_factory.mktemp("lab")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

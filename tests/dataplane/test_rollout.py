@@ -13,7 +13,7 @@ from tests.apiserver.admissions import MEASURED
 from tests.apiserver.processes import eventually
 from tests.bench.measure import percentile
 from tests.cluster import endpoint, service, slice_of, terminating
-from tests.dataplane.lab import Lab, Pod, application, asks, lab, manifest
+from tests.dataplane.lab import Lab, Pod, application, asks, manifest
 from tests.dataplane.pairs import IDLE
 from tests.dataplane.steady import Steady
 from tests.dataplane.told import CLUSTER_IP, ControlPlane, admin, control_plane, until_told
@@ -22,12 +22,6 @@ pytestmark = [pytest.mark.dataplane, pytest.mark.envoy, pytest.mark.kubelet_orde
 
 REPLICAS = 3
 WITHDRAWN_SECONDS = 3.0  # from a deletion until its slice says so; mostly it takes less than one
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with lab(tmp_path_factory.mktemp("rollout")) as made:
-        yield made
 
 
 @pytest.fixture

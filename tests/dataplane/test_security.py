@@ -1,14 +1,13 @@
 """What an application, and another pod, can do to a sidecar: docs/security.md, tried."""
 
 import socket
-from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
 from tests.build import operator
 from tests.dataplane.exchange import Answer, exchange, request
-from tests.dataplane.lab import APPLICATION, Lab, Pod, application, asks, lab, manifest
+from tests.dataplane.lab import APPLICATION, Lab, Pod, application, asks, manifest
 from tests.dataplane.wire import listening
 
 pytestmark = [pytest.mark.dataplane, pytest.mark.envoy]
@@ -16,12 +15,6 @@ pytestmark = [pytest.mark.dataplane, pytest.mark.envoy]
 PROBED, OTHER = 8003, 8004  # a port with a TCP probe, one without
 QUESTION = f"/tcp/{PROBED}"
 GREETING = b"for those who are let in"
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with lab(tmp_path_factory.mktemp("lab")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -9,19 +9,13 @@ from time import monotonic
 import pytest
 
 from tests.apiserver.processes import eventually
-from tests.dataplane.lab import Lab, Pod, application, lab, manifest
+from tests.dataplane.lab import Lab, Pod, application, manifest
 from tests.dataplane.load import load, mean_milliseconds
 from tests.dataplane.services import service
 from tests.dataplane.told import CLUSTER_IP, ControlPlane, admin, ask, listens, orders, replica, told, until_told
 
 pytestmark = [pytest.mark.dataplane, pytest.mark.envoy]
 NAMES = ("one", "two", "three")
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with lab(tmp_path_factory.mktemp("lab")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

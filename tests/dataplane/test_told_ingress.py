@@ -21,7 +21,7 @@ from tests.apiserver.processes import eventually
 from tests.build import operator
 from tests.dataplane.container import CHECKOUT
 from tests.dataplane.exchange import exchange, request
-from tests.dataplane.lab import Lab, Pod, application, asks, lab, manifest
+from tests.dataplane.lab import Lab, Pod, application, asks, manifest
 from tests.dataplane.load import load
 from tests.dataplane.network import Family
 from tests.dataplane.told import CLUSTER_IP, ControlPlane, admin, ask, replica, told
@@ -32,12 +32,6 @@ ADDRESS: dict[Family, str] = {"ipv4": CLUSTER_IP, "ipv6": "fd96::1"}
 ALLOWED = operator("authors: {allow: {mode: [tproxy, none]}}")
 families = pytest.mark.parametrize("family", ["ipv4", "ipv6"])
 modes = pytest.mark.parametrize("mode", ["redirect", "tproxy"])
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with lab(tmp_path_factory.mktemp("lab")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,11 @@
 """Mode tproxy: like redirect, and the application sees its callers' addresses."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests import build
 from tests.apiserver.processes import NotReadyError
 from tests.build import sidecar_of
-from tests.dataplane.lab import Lab, Pod, lab, manifest
+from tests.dataplane.lab import Lab, Pod, manifest
 from tests.dataplane.limits import OK, PROTO
 from tests.dataplane.network import Family
 from tests.dataplane.pairs import IDLE, OPAQUE
@@ -19,12 +17,6 @@ ALLOWED = build.operator("authors: {allow: {mode: [tproxy]}}")
 NOTES = {"mode": "tproxy", "opaque-inbound-ports": f"{OPAQUE}", "opaque-outbound-ports": f"{OPAQUE}"}
 GET = b"GET / HTTP/1.1\r\nHost: web\r\n\r\n"
 families = pytest.mark.parametrize("family", ["ipv4", "ipv6"])
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with lab(tmp_path_factory.mktemp("tproxy")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

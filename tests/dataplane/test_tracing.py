@@ -1,7 +1,7 @@
 """Traces: what a collector receives by OTLP, and that nothing else depends on it."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -13,7 +13,7 @@ from certs.authority import issue_ca, issue_leaf
 from certs.bundle import Bundle, Validity
 from tests import build
 from tests.apiserver.processes import eventually
-from tests.dataplane.lab import Lab, Pod, application, lab, manifest
+from tests.dataplane.lab import Lab, Pod, application, manifest
 from tests.dataplane.limits import OK
 from tests.dataplane.pairs import IDLE
 from tests.dataplane.told import admin
@@ -64,12 +64,6 @@ def mesh(node: Lab, otel: Pod, percent: float, *, host: str = "", ca: str = "") 
         pod.kubelet.start()
         pod.kubelet.wait_until_ready()
     return Mesh(made[0], made[1], otel)
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with lab(tmp_path_factory.mktemp("tracing")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,10 @@ import yaml
 from controlplane.__main__ import main
 from controlplane.extensions import Json
 from tests.apiserver.processes import NotReadyError, eventually
-from tests.cluster import service as service_object
-from tests.dataplane.lab import Lab, Pod, application, lab, manifest
+from tests.cluster import service
+from tests.dataplane.lab import Lab, Pod, application, manifest
 from tests.dataplane.load import load
-from tests.dataplane.services import service
-from tests.dataplane.told import CLUSTER_IP, ControlPlane, control_plane, orders, replica, until_told
+from tests.dataplane.told import CLUSTER_IP, ControlPlane, control_plane, orders, plain_replicas, until_told
 from tests.monitoring import rules
 from tests.monitoring.pages import series
 
@@ -26,22 +25,14 @@ METRICS = 15090
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with lab(tmp_path_factory.mktemp("lab")) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def replicas(node: Lab) -> list[Pod]:
-    made = [node.pod(manifest(name, replica(name)), inject=False) for name in ("one", "two")]
-    service(node, made)
-    return made
+    return plain_replicas(node, "one", "two")
 
 
 @pytest.fixture(scope="module")
 def cluster(replicas: list[Pod]) -> list[Json]:
     """Orders is of the caller's namespace, users is not; the ClusterIP that is dialled is that of users."""
-    users = service_object("users", "accounts", clusterIP=CLUSTER_IP)
+    users = service("users", "accounts", clusterIP=CLUSTER_IP)
     there, endpoints = orders(replicas)
     return [{**there, "spec": {**there["spec"], "clusterIP": "10.96.0.2"}}, endpoints, users]
 

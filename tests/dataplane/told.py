@@ -21,8 +21,9 @@ from controlplane.ports import PORTS
 from tests.apiserver.processes import eventually, running
 from tests.build import operator
 from tests.cluster import service, slice_of
+from tests.dataplane import services
 from tests.dataplane.container import CHECKOUT
-from tests.dataplane.lab import NODE, Lab, Pod, asks
+from tests.dataplane.lab import NODE, Lab, Pod, asks, manifest
 from tests.dataplane.lab import application as program
 from webhook.settings import Settings
 
@@ -34,6 +35,13 @@ PROGRAM = ("-m", "controlplane")
 def replica(name: str) -> Json:
     """The container of one replica."""
     return program("replica_app.py", "8080", name, readinessProbe=asks(8080, "/ready"))
+
+
+def plain_replicas(lab: Lab, *names: str) -> list[Pod]:
+    """Pods without sidecars that say their names, behind the ClusterIP."""
+    made = [lab.pod(manifest(name, replica(name)), inject=False) for name in names]
+    services.service(lab, made)
+    return made
 
 
 @dataclass(frozen=True, slots=True)
