@@ -7,7 +7,6 @@ from controlplane.bounds import Matching
 
 _LABEL = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 
-
 ServiceName = Annotated[str, Matching(rf"{_LABEL}(\.{_LABEL})?")]
 Domain = Annotated[str, Matching(rf"{_LABEL}(\.{_LABEL}){{0,8}}")]
 

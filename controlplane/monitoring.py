@@ -16,6 +16,12 @@ from typing import Any, Protocol
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+AT_A_TIME, OF_ONE_ADDRESS = 64, 8  # connections; a monitor and a kubelet have one each
+SECONDS = 10.0  # for a connection, whatever it sends and however slowly
+
+Page = tuple[int, bytes, str]  # status, body, content type
+Debug = Callable[[str, str], Page | None]  # a method and a path below /debug/; None: no such page
+
 
 class Health(Protocol):
     """What probes ask of a part of the process."""
@@ -27,13 +33,6 @@ class Health(Protocol):
     @property
     def ready(self) -> bool:
         """Whether it does what it is for."""
-
-
-AT_A_TIME, OF_ONE_ADDRESS = 64, 8  # connections; a monitor and a kubelet have one each
-SECONDS = 10.0  # for a connection, whatever it sends and however slowly
-
-Page = tuple[int, bytes, str]  # status, body, content type
-Debug = Callable[[str, str], Page | None]  # a method and a path below /debug/; None: no such page
 
 
 def monitoring(
@@ -61,7 +60,7 @@ def monitoring(
     }
 
     class Handler(BaseHTTPRequestHandler):
-        timeout = 5
+        timeout = 5  # seconds that a client may be silent
 
         def do_GET(self) -> None:
             page = pages.get(self.path)

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from controlplane.apiserver import KubeError
 from controlplane.kube import Kube
-from controlplane.logs import tell_crash
+from controlplane.logs import tell, tell_crash
 from controlplane.ports import PORTS
 from controlplane.reporter import Reporter
 from controlplane.xds import destinations, explain
@@ -30,8 +30,6 @@ from controlplane.xds.worlds import Worlds
 
 LOOPBACK = f"127.0.0.1:{PORTS.xds}"
 EVERYWHERE = f"[::]:{PORTS.xds}"
-
-_LOG = logging.getLogger("controlplane.proxies")
 
 
 class Counts:
@@ -92,7 +90,9 @@ class Proxies:
         self._discovery = Discovery(place, self._metrics)
         self._worlds, self._reporter = Worlds(self._discovery.publish, choices), reporter
         self.feed = Feed(self._take, on_failure=self._crashed)
-        self._holding, self._refusals, self._unread, self._looked_at = "", 0, "", Mesh()
+        self._holding, self._refusals = "", 0  # the feed's, as they were told and counted last
+        self._unread = ""  # why manifests were not, as it was told last
+        self._looked_at = Mesh()  # for problems and names
         self._names: tuple[Mesh, bytes] | None = None
         self._counts = Counts(registry)
         self._counts.follow(self.feed)
@@ -150,15 +150,13 @@ class Proxies:
             tell_crash("watch failed", kind=what, reason="internal")
             return
         self._counts.failures.labels(what.lower(), error.reason).inc()
-        _LOG.warning(
-            "watch failed", extra={"facts": {"kind": what, "reason": error.reason, "problem": str(error)[:300]}}
-        )
+        tell("watch failed", logging.WARNING, kind=what, reason=error.reason, problem=str(error)[:300])
 
     def unreadable(self, error: Exception) -> None:
         """A file cannot be read; what was known stays. Said once, for it is tried ten times a second."""
         former, self._unread = self._unread, str(error)
         if self._unread != former:
-            _LOG.warning("manifests not read", extra={"facts": {"problem": self._unread[:300]}})
+            tell("manifests not read", logging.WARNING, problem=self._unread[:300])
 
     def _crashed(self, bug: Exception) -> None:
         """A change could not be taken over: all is listed anew, and tried again."""
@@ -168,8 +166,8 @@ class Proxies:
     def _take(self, mesh: Mesh) -> None:
         former, self._holding = self._holding, self.feed.holding
         if self._holding and self._holding != former:
-            facts = {"missing": self._holding, "if meant": "POST /debug/release, see docs/traffic.md"}
-            _LOG.error("removal held back", extra={"facts": facts})
+            release = {"if meant": "POST /debug/release, see docs/traffic.md"}
+            tell("removal held back", logging.ERROR, missing=self._holding, **release)
         new, self._refusals = self.feed.refusals - self._refusals, self.feed.refusals
         self._counts.refusals.inc(new)
         self._worlds.take(mesh)

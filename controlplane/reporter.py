@@ -13,6 +13,7 @@ from time import monotonic
 from controlplane.apiserver import KubeError
 from controlplane.backoff import Backoff
 from controlplane.extensions import Json
+from controlplane.logs import tell, tell_crash
 from controlplane.xds import explain
 from controlplane.xds.allowance import Allowances
 from controlplane.xds.events import event, period
@@ -22,8 +23,6 @@ OF_A_NAMESPACE, A_SECOND = 50.0, 0.2  # Events, of a moment and after that
 NAMESPACES = 10_000  # whose share is remembered
 LOOK_SECONDS = 60.0  # between two looks at what has to be written anew, or was not within its share
 BACKOFF_SECONDS = 1.0, LOOK_SECONDS  # at first, and at most, while the API server cannot be asked
-
-_LOG = logging.getLogger("controlplane.reporter")
 
 
 def _now() -> datetime:
@@ -91,9 +90,9 @@ class Reporter:
             self._write(event(problem, now))
         except KubeError as error:
             reason = error.reason
-            _LOG.warning("event not written", extra={"facts": {"reason": reason, "problem": str(error)[:300]}})
+            tell("event not written", logging.WARNING, reason=reason, problem=str(error)[:300])
         except Exception:  # a bug of ours with one of them is not to keep others from hearing of theirs
-            _LOG.exception("crash", extra={"facts": {"about": problem.about[:300]}})
+            tell_crash("crash", about=problem.about[:300])
         if reason not in ("unreachable", "server", "malformed"):
             self._written[problem] = period(problem, now)
         return reason != "unreachable"

@@ -28,10 +28,7 @@ PATIENCE_SECONDS = 1.0  # the same about a known one, which is let in without
 PAUSE_SECONDS = 5.0  # after that, known ones are let in at once, and not asked about
 MAX_QUESTIONS = 8192  # that wait at a time: as many proxies as one process may meet after a restart
 MAX_OF_ADDRESS = 1000  # the same of one address, which may be a NAT's
-DOUBTS, DOUBTS_A_SECOND = (
-    20.0,
-    0.5,
-)  # new tokens of one address that may be refused; a pod has one address and one token
+DOUBTS, DOUBTS_A_SECOND = 20.0, 0.5  # of one address, which is a pod's: new tokens that may be refused
 ADDRESSES = 20_000  # that are remembered
 
 

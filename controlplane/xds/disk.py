@@ -13,7 +13,7 @@ import yaml
 from controlplane.xds.feed import Feed
 from controlplane.xds.world import WHAT, What
 
-LOOK_SECONDS = 0.1
+LOOK_SECONDS = 0.1  # between two looks at the files
 SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 MAX_VALUES = 5_000_000  # of a document, with its aliases expanded; 5,000 Services with 10,000 endpoints have 200,000
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -3,10 +3,10 @@
 import logging
 from collections import OrderedDict
 
+from controlplane import logs
+
 REMEMBERED = 1000  # things that were told of
 AGAIN_SECONDS = 3600.0  # after which one that still happens is told of again
-
-_LOG = logging.getLogger("controlplane.xds")
 
 
 class Notices:
@@ -24,4 +24,4 @@ class Notices:
         self._told.move_to_end(key)
         if len(self._told) > REMEMBERED:
             self._told.popitem(last=False)
-        _LOG.warning(event, extra={"facts": {"what": what, "who": who, "problem": message[:300], **facts}})
+        logs.tell(event, logging.WARNING, what=what, who=who, problem=message[:300], **facts)

@@ -5,7 +5,7 @@ says. Each replica serves any proxy; connections end after a while, so that repl
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, ItemsView, Iterable, Iterator
 from contextlib import contextmanager
 from time import monotonic, time
 from typing import Any
@@ -24,12 +24,13 @@ from controlplane.xds.notices import Notices
 from controlplane.xds.received import Rejected
 from controlplane.xds.session import Ended, Session, Stream
 from controlplane.xds.snapshot import Caller, Kind, Snapshot
+from controlplane.xds.topic import Topic
 from controlplane.xds.transport import Limits, bind, is_loopback
 from controlplane.xds.turns import Turns, turn_by_turn
 from controlplane.xds.wire import MalformedError, Request
 
 INTRODUCTION_SECONDS = 15.0  # for the token's review and the first request
-TICK_SECONDS = 1.0
+TICK_SECONDS = 1.0  # between two looks at what is due although nothing happens
 RETENTION_SECONDS = 60.0  # between two looks at what nobody is connected for any more
 PREPARATIONS = 3  # at most, while the world changes during each
 _REFUSALS = {"other_pod": grpc.StatusCode.PERMISSION_DENIED} | dict.fromkeys(
@@ -212,7 +213,7 @@ class Server:
         self._turns.add(subscriber.wake for subscriber in subscribers)
 
     async def _tick(self) -> None:
-        """For what is due although nothing happens."""
+        """Wakes who is to be asked again, and counts what is rejected."""
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now, rejected = monotonic(), dict.fromkeys(Kind, 0)
@@ -240,7 +241,7 @@ def _address(stream: Stream) -> str:
     return address
 
 
-def _topics(session: Session) -> Any:
+def _topics(session: Session) -> ItemsView[Kind, Topic]:
     return session.conversation.topics.items()
 
 

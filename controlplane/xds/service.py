@@ -18,6 +18,7 @@ from time import monotonic, time
 
 import uvloop
 
+from controlplane.logs import tell, tell_crash
 from controlplane.xds.authenticator import KNOWN, NEW, Authenticator
 from controlplane.xds.credentials import Credentials, CredentialsError
 from controlplane.xds.identity import Review
@@ -30,8 +31,6 @@ STUCK_SECONDS = 30.0  # without a turn of the loop, after which the process is b
 FILES = 20_000  # open at a time, of which each proxy takes one
 # Python's defaults look at all that thousands of streams hold several times a push: a quarter of the CPU.
 COLLECTIONS = (50_000, 20, 20)
-
-_LOG = logging.getLogger("controlplane.xds")
 
 Make = Callable[[Snapshot | None], tuple[Snapshot, Callers]]  # the former snapshot -> the next, and who is who in it
 
@@ -136,7 +135,7 @@ class Discovery:
             self._server.adopt(snapshot, callers)
         except Exception as error:  # a bug of ours, or an object that nobody foresaw, must not end what works
             self._metrics.failures.inc()
-            _LOG.exception("world not taken over", extra={"facts": {"problem": repr(error)[:300]}})
+            tell_crash("world not taken over", problem=repr(error)[:300])
             return
         if not self._serving and not self._stopping:
             self._serving = True
@@ -163,7 +162,7 @@ class Discovery:
         if problem is None:
             self._metrics.certificate_expiry.set(credentials.not_after.timestamp())
         else:
-            _LOG.error("certificate not reloaded", extra={"facts": {"problem": str(problem)[:300]}})
+            tell("certificate not reloaded", logging.ERROR, problem=str(problem)[:300])
 
 
 def _raise_limit() -> None:
@@ -171,5 +170,5 @@ def _raise_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if hard < FILES:
-        facts = {"limit": hard, "was": soft, "wanted": FILES}
-        _LOG.warning("few open files: proxies beyond the limit are not served", extra={"facts": facts})
+        text = "few open files: proxies beyond the limit are not served"
+        tell(text, logging.WARNING, limit=hard, was=soft, wanted=FILES)
