@@ -10,6 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from webhook import pod as pods
+from webhook import resources
 from webhook.annotations import BY_KEY, Annotation
 from webhook.choices import Choices
 from webhook.pod import INJECT_LABEL, INJECTED_LABEL, PREFIX, Container, Pod, SecurityContext
@@ -132,8 +133,8 @@ def resolve(choices: Choices, pod: Pod) -> tuple[Choices, tuple[str, ...]]:
 
 def _asked_for(pod: Pod, resource: str, kind: str) -> Quantity:
     if kind == "request":
-        return sum((pods.request(container, resource) for container in pod.spec.containers), ZERO)
-    limits = (pods.amount(container.resources, "limits", resource) for container in pod.spec.containers)
+        return sum((resources.request(container, resource) for container in pod.spec.containers), ZERO)
+    limits = (resources.amount(container.resources, "limits", resource) for container in pod.spec.containers)
     return sum((limit for limit in limits if limit is not None), ZERO)
 
 
@@ -155,14 +156,14 @@ def beyond_pod_resources(choices: Choices, pod: Pod, settings: Settings) -> Iter
     for resource, _ in _RESOURCE_FIELDS:
         request, limit = getattr(choices, f"{resource}_request"), getattr(choices, f"{resource}_limit")
         whole = _whole_request(pod, resource)
-        asked = pods.total_request(inits, containers, resource)
+        asked = resources.total_request(inits, containers, resource)
         if whole is not None and asked > whole:
             yield (
                 f"spec.resources.requests.{resource} is {whole}, but the containers and the sidecar ask for {asked} "
                 f"({request} is the sidecar's): set it to {asked} or more (where it is not written, the API server "
                 "takes what the containers ask for, or else the pod's limit)"
             )
-        most = pods.amount(pod.spec.resources, "limits", resource)
+        most = resources.amount(pod.spec.resources, "limits", resource)
         # The limits of init containers, native sidecars among them, are not held against the pod's.
         if choices.form == "classic" and most is not None and limit is not None and limit > most:
             yield (
@@ -173,11 +174,11 @@ def beyond_pod_resources(choices: Choices, pod: Pod, settings: Settings) -> Iter
 
 def _whole_request(pod: Pod, resource: str) -> Quantity | None:
     """The pod-level request; where none is written, what the API server takes for it (`SetDefaults_Pod`)."""
-    written = pods.amount(pod.spec.resources, "requests", resource)
-    asked = pods.total_request(pod.init_containers, pod.spec.containers, resource)
+    written = resources.amount(pod.spec.resources, "requests", resource)
+    asked = resources.total_request(pod.init_containers, pod.spec.containers, resource)
     if written is not None or asked.nano:
         return written or asked
-    return pods.amount(pod.spec.resources, "limits", resource)
+    return resources.amount(pod.spec.resources, "limits", resource)
 
 
 def _with_ours(choices: Choices, pod: Pod, settings: Settings) -> tuple[list[Container], list[Container]]:

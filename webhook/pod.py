@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import msgspec
 
 from webhook.errors import MalformedReview
-from webhook.values import ZERO, Quantity, parse_quantity
 
 _T = TypeVar("_T")
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", re.ASCII)
@@ -292,34 +291,3 @@ def _workload_name(owner: OwnerReference, template_hash: str) -> str:
     if owner.kind == "Job":
         return _SCHEDULED.sub("", owner.name)
     return owner.name.removesuffix(f"-{template_hash}")
-
-
-def amount(resources: Resources | None, kind: str, resource: str) -> Quantity | None:
-    """`resources.<kind>.<resource>`, or None where it is absent or unreadable (the API server refuses those)."""
-    amounts = getattr(resources, kind, None) or {}
-    try:
-        return parse_quantity(str(amounts[resource]))
-    except (KeyError, ValueError):
-        return None
-
-
-def total_request(init_containers: Iterable[Container], containers: Iterable[Container], resource: str) -> Quantity:
-    """What these ask for together, by the scheduler's rule.
-
-    KEP-753: the larger of all containers with all native sidecars, and each init container with the native
-    sidecars that started before it.
-    """
-    sidecars, peak = ZERO, ZERO
-    for container in init_containers:
-        asked = request(container, resource)
-        if container.restart_policy == "Always":
-            sidecars += asked
-            peak = max(peak, sidecars)
-        else:
-            peak = max(peak, sidecars + asked)
-    return max(peak, sum((request(container, resource) for container in containers), sidecars))
-
-
-def request(container: Container, resource: str) -> Quantity:
-    """The container's request, or its limit, which the API server takes for one, or nothing."""
-    return amount(container.resources, "requests", resource) or amount(container.resources, "limits", resource) or ZERO
