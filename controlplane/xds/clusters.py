@@ -24,8 +24,7 @@ def cluster(name: str, service: Service, port: Port, domain: str) -> Json:
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
         "circuit_breakers": _limits(policy),
         "outlier_detection": _ejection(policy),
-        # Below half of the endpoints, all are tried: then it is more likely that the judgement is wrong.
-        "common_lb_config": {"healthy_panic_threshold": {"value": 50}, "update_merge_window": "0.2s"},
+        "common_lb_config": {"healthy_panic_threshold": {"value": _least(policy)}, "update_merge_window": "0.2s"},
         **({"upstream_connection_options": _keepalive(policy)} if policy.tcp_keepalive else {}),
         "ignore_health_on_host_removal": True,
         **({"health_checks": [_health_check(service, domain)]} if policy.health_check else {}),
@@ -106,6 +105,14 @@ def _ejection(policy: Policy) -> Json:
         "max_ejection_time": "300s",
         "max_ejection_percent": policy.eject_percent,
     }
+
+
+def _least(policy: Policy) -> int:
+    """With less than that percentage of well endpoints, all are tried: it is more likely that the judgement is wrong.
+
+    It is half of them, or what `eject-percent` leaves, if that is less; but where none is left, all are tried.
+    """
+    return max(min(50, 100 - policy.eject_percent), 1)
 
 
 def _keepalive(policy: Policy) -> Json:

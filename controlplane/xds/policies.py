@@ -247,7 +247,7 @@ TABLE: tuple[Annotation, ...] = (
         "health-check-interval",
         values.duration(1000, 300_000, none=False),
         "a time",
-        "How often.",
+        "How often; once a minute before a caller's first request.",
         "10s",
     ),
     _row(

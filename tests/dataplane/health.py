@@ -35,17 +35,23 @@ def serve(port: int, service: str) -> None:
 def check(address: str, port: int, service: str, seconds: float) -> bool:
     """Whether the service there says in time that it is serving."""
     try:
-        with socket.create_connection((address, port), timeout=seconds) as connection:
-            return _ask(connection, f"{address}:{port}", _frame(_request(service))) == _frame(SERVING)
+        return call(address, port, f"/{SERVICE}/{METHOD}", _request(service), seconds) == SERVING
     except OSError:
         return False
 
 
-def _ask(connection: socket.socket, authority: str, message: bytes) -> bytes:
-    """The messages that come back, or nothing unless the call succeeds."""
+def call(address: str, port: int, path: str, message: bytes = b"", seconds: float = 10) -> bytes | None:
+    """What comes back of a unary call, over a connection of its own; None unless it succeeds. Raises OSError."""
+    with socket.create_connection((address, port), timeout=seconds) as connection:
+        frame = _ask(connection, f"{address}:{port}", path, _frame(message))
+    return frame[5:] if frame else None
+
+
+def _ask(connection: socket.socket, authority: str, path: str, message: bytes) -> bytes:
+    """The message that comes back, framed, or nothing unless the call succeeds."""
     http = h2.connection.H2Connection()
     http.initiate_connection()
-    head = {":method": "POST", ":scheme": "http", ":path": f"/{SERVICE}/{METHOD}", ":authority": authority}
+    head = {":method": "POST", ":scheme": "http", ":path": path, ":authority": authority}
     http.send_headers(1, [*head.items(), ("content-type", "application/grpc"), ("te", "trailers")])
     http.send_data(1, message, end_stream=True)
     answer, status = b"", b""
