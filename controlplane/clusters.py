@@ -1,6 +1,6 @@
 """The static clusters: wherever the connection was going, nowhere, and the admin socket."""
 
-from controlplane.extensions import PRESERVE_CASE, Json, config
+from controlplane.extensions import HTTP_OPTIONS, PRESERVE_CASE, Json, config
 
 PASSTHROUGH = "passthrough"  # egress: the address that the application dialled
 INBOUND = "inbound"  # ingress: the application, at the address that the client dialled
@@ -29,9 +29,7 @@ UNLIMITED: Json = {
 def static(connect_timeout_seconds: int) -> list[Json]:
     """Every static cluster."""
     return [
-        # Pooling across connections would send everything to the one pod that kube-proxy picked first,
         {**passing(PASSTHROUGH, connect_timeout_seconds), "track_cluster_stats": {"per_endpoint_stats": True}},
-        # and ask an application that takes no more connections over an old one, where its HTTP probe should fail.
         passing(INBOUND, connect_timeout_seconds),
         {"name": BLACKHOLE, "type": "STATIC", "connect_timeout": "1s"},
         _admin(),
@@ -39,7 +37,11 @@ def static(connect_timeout_seconds: int) -> list[Json]:
 
 
 def passing(name: str, connect_timeout_seconds: int = 10) -> Json:
-    """One that leads to wherever the connection was going."""
+    """One that leads to wherever the connection was going.
+
+    Pooling across connections would send everything to the one pod that kube-proxy picked first; and inbound, it would
+    ask an application that takes no more connections over an old one, where its HTTP probe should fail.
+    """
     return {
         "name": name,
         "type": "ORIGINAL_DST",
@@ -56,26 +58,29 @@ def transparent() -> Json:
     return {
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
         "circuit_breakers": UNLIMITED,
-        "typed_extension_protocol_options": {_HTTP_OPTIONS: _http_options()},
+        "typed_extension_protocol_options": http_options("55s"),  # below the 60 s after which many servers close
     }
 
 
-_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-
-
-def _http_options() -> Json:
-    return config(
-        _HTTP_OPTIONS,
-        common_http_protocol_options={
-            "idle_timeout": "55s",  # below the 60 s after which many servers close
-            "max_headers_count": MAX_HEADERS,
-            "max_response_headers_kb": MAX_HEADERS_KB,
-        },
-        use_downstream_protocol_config={
-            "http_protocol_options": {"header_key_format": PRESERVE_CASE, "enable_trailers": True},
-            "http2_protocol_options": {"allow_connect": True},
-        },
-    )
+def http_options(idle_timeout: str, **more: object) -> Json:
+    """A cluster's `typed_extension_protocol_options`: the protocol of the caller, header names and trailers as he sent
+    them, and headers as large as a listener takes. `more` are other fields of HttpProtocolOptions.
+    """
+    return {
+        HTTP_OPTIONS: config(
+            HTTP_OPTIONS,
+            common_http_protocol_options={
+                "idle_timeout": idle_timeout,
+                "max_headers_count": MAX_HEADERS,
+                "max_response_headers_kb": MAX_HEADERS_KB,
+            },
+            use_downstream_protocol_config={
+                "http_protocol_options": {"header_key_format": PRESERVE_CASE, "enable_trailers": True},
+                "http2_protocol_options": {"allow_connect": True},
+            },
+            **more,
+        )
+    }
 
 
 def _admin() -> Json:

@@ -45,6 +45,18 @@ def manager(name: str, virtual_hosts: Sequence[Json], filters: Sequence[Json], *
     )
 
 
+def http_chain(manager: Json) -> Json:
+    """The filter chain of connections in clear text on whose first bytes the inspectors have seen HTTP."""
+    return {
+        "name": "http",
+        "filter_chain_match": {
+            "transport_protocol": "raw_buffer",
+            "application_protocols": ["http/1.0", "http/1.1", "h2c"],
+        },
+        "filters": [manager],
+    }
+
+
 def any_host(routes: Sequence[Json]) -> Json:
     """The virtual host of every request that no other claims."""
     return {"name": "any", "domains": ["*"], "routes": list(routes)}

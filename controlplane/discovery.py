@@ -6,7 +6,7 @@ read anew when the kubelet swaps them, without a restart.
 
 from dataclasses import dataclass
 
-from controlplane.extensions import Json, config, extension
+from controlplane.extensions import HTTP_OPTIONS, TLS_VERSIONS, Json, config, extension
 
 CLUSTER = "controlplane"
 FILES = "/etc/envoy-sidecar"  # the bootstrap's, and those of `secrets`
@@ -18,8 +18,6 @@ TOKEN = "/var/run/secrets/envoy-sidecar"  # noqa: S105  a path, with `token`
 # Envoy does not look twice.
 _MOUNTED = "..data"
 FETCH_SECONDS = 1  # that a start waits for each of clusters and listeners; traffic passes without them
-
-_HTTP = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +84,7 @@ def cluster(way: Way, *, dual: bool) -> Json:
         },
         # A replica that vanished is noticed, and another one asked.
         "upstream_connection_options": {"tcp_keepalive": {"keepalive_time": 60}},
-        "typed_extension_protocol_options": {_HTTP: _http(way)},
+        "typed_extension_protocol_options": {HTTP_OPTIONS: _http(way)},
         "transport_socket": _tls(way),
     }
 
@@ -134,7 +132,7 @@ def _http(way: Way) -> Json:
         header_value_prefix="Bearer ",
     )
     return config(
-        _HTTP,
+        HTTP_OPTIONS,
         explicit_http_config={
             "http2_protocol_options": {"connection_keepalive": {"interval": "30s", "timeout": "5s"}},
         },
@@ -156,8 +154,7 @@ def _tls(way: Way) -> Json:
         "transport_sockets.tls.v3.UpstreamTlsContext",
         sni=way.name,
         common_tls_context={
-            # A client's maximum is 1.2 unless it is said.
-            "tls_params": {"tls_minimum_protocol_version": "TLSv1_2", "tls_maximum_protocol_version": "TLSv1_3"},
+            "tls_params": TLS_VERSIONS,
             "alpn_protocols": ["h2"],
             "combined_validation_context": {
                 "default_validation_context": {

@@ -1,8 +1,12 @@
-"""How Envoy's JSON names an extension: by the type of its configuration; the name is for people."""
+"""How Envoy's JSON names an extension: by the type of its configuration; the name is for people. What several share."""
 
 from typing import Any
 
 Json = dict[str, Any]
+
+HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"  # of a cluster: key, and type of the value
+# A client's maximum is 1.2 unless it is said.
+TLS_VERSIONS: Json = {"tls_minimum_protocol_version": "TLSv1_2", "tls_maximum_protocol_version": "TLSv1_3"}
 
 
 def config(message: str, **fields: Any) -> Json:

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from controlplane import access_log, ingress
 from controlplane.clusters import ADMIN, BLACKHOLE, BUFFER_BYTES, INBOUND, PASSTHROUGH
-from controlplane.connection_manager import any_host, everything, manager, router, transparent, unclaimed
+from controlplane.connection_manager import any_host, everything, http_chain, manager, router, transparent, unclaimed
 from controlplane.extensions import Json, extension
 from controlplane.ports import MARK, PORTS
 
@@ -70,20 +70,12 @@ class _Http:
 
 def _detecting(name: str, port: int, cluster: str, dual: bool, http: _Http) -> Json:
     """HTTP is handled as HTTP; anything else, and whoever waits for the server to speak first, as TCP."""
-    chain = {
-        "name": "http",
-        "filter_chain_match": {
-            "transport_protocol": "raw_buffer",
-            "application_protocols": ["http/1.0", "http/1.1", "h2c"],
-        },
-        "filters": [http.manager(name, cluster)],
-    }
     return {
         **_redirected(name, port, cluster, dual),
         "listener_filters": [_ORIGINAL_DST, *_INSPECTORS],
         "listener_filters_timeout": "0.5s",
         "continue_on_listener_filters_timeout": True,
-        "filter_chains": [*_loop_guards(), chain],
+        "filter_chains": [*_loop_guards(), http_chain(http.manager(name, cluster))],
     }
 
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from controlplane.bounds import SYSTEM, Between, CAs, HostPort
-from controlplane.extensions import Json, config, extension
+from controlplane.extensions import HTTP_OPTIONS, TLS_VERSIONS, Json, config, extension
 
 CLUSTER = "tracing"
 SYSTEM_CAS = "/etc/ssl/certs/ca-certificates.crt"  # in the distroless image as in the other
-_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +90,7 @@ def clusters(tracing: Tracing, *, dual: bool) -> list[Json]:
             },
             "load_assignment": {"cluster_name": CLUSTER, "endpoints": endpoints},
             "typed_extension_protocol_options": {
-                _HTTP_OPTIONS: config(_HTTP_OPTIONS, explicit_http_config={"http2_protocol_options": {}})
+                HTTP_OPTIONS: config(HTTP_OPTIONS, explicit_http_config={"http2_protocol_options": {}})
             },
             **({"transport_socket": _tls(host, tracing.ca)} if tracing.ca else {}),
         }
@@ -105,8 +104,7 @@ def _tls(host: str, ca: str) -> Json:
         "transport_sockets.tls.v3.UpstreamTlsContext",
         **({"sni": host} if named else {}),  # RFC 6066: never an address
         common_tls_context={
-            # A client's maximum is 1.2 unless it is said.
-            "tls_params": {"tls_minimum_protocol_version": "TLSv1_2", "tls_maximum_protocol_version": "TLSv1_3"},
+            "tls_params": TLS_VERSIONS,
             "alpn_protocols": ["h2"],
             "validation_context": {
                 "trusted_ca": {"filename": SYSTEM_CAS} if ca == SYSTEM else {"inline_string": ca},
