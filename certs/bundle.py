@@ -28,6 +28,7 @@ class Validity:
         return cls(max(start, within.not_before), min(end, within.not_after)) if within else cls(start, end)
 
     def holds(self, now: datetime) -> bool:
+        """Whether a certificate of that time is valid now."""
         return self.not_before <= now < self.not_after
 
     @property

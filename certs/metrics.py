@@ -59,9 +59,11 @@ class Metrics:
         ProcessCollector(registry=registry)
 
     def did(self, step: Verb) -> None:
+        """One more step of that kind was done."""
         self._steps.labels(step).inc()
 
     def failed(self, reason: str) -> None:
+        """Something could not be done, for one of the `reasons`."""
         self._failures.labels(reason).inc()
 
     def show(self, observed: Observed, now: datetime, secret: str) -> None:

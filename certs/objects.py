@@ -54,6 +54,7 @@ class Installation:
         }
 
     def config_map(self, namespace: str) -> Target:
+        """Where a namespace's pods find the CAs."""
         return Target("ConfigMap", namespace, CONFIG_MAP)
 
     def _names(self, service: str) -> tuple[str, ...]:

@@ -20,12 +20,19 @@ Tell = Callable[[Step, KubeError | None], None]
 
 
 class Store(Protocol):
-    """What is asked of the cluster: `kube.Kube`, or a model of it."""
+    """What is asked of the cluster: `kube.Kube`, or a model of it. Every method may raise KubeError."""
 
-    def read(self) -> Reading: ...
-    def create(self, target: Target) -> None: ...
-    def fill(self, target: Target, read: Object, content: dict[str, bytes]) -> None: ...
-    def publish(self, target: Target, read: Object, text: bytes) -> None: ...
+    def read(self) -> Reading:
+        """All objects that are ours, as they are now."""
+
+    def create(self, target: Target) -> None:
+        """Makes it be there, if only empty."""
+
+    def fill(self, target: Target, read: Object, content: dict[str, bytes]) -> None:
+        """Replaces the data of what was read. Raises ConflictError if it is another by now."""
+
+    def publish(self, target: Target, read: Object, text: bytes) -> None:
+        """Lets these certificates, in PEM, be what is trusted there. Raises ConflictError as `fill` does."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,7 @@ class Service:
                 self._wake.wait(until_next(self.period, failures))
 
     def stop(self) -> None:
+        """Lets `run` return; a signal handler may call it."""
         self._stopping.set()
         self._wake.set()
 

@@ -52,6 +52,7 @@ class Leaf:
 
     @property
     def validity(self) -> Validity | None:
+        """The certificate's; None: there is none."""
         return chain.facts(self.bundle.certificate).validity if self.bundle else None
 
 

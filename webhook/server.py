@@ -37,8 +37,7 @@ BACKLOG = 1024  # connections that wait for their handshake: a rollout opens man
 MONITORING = Limits(connections=64, handshakes=64, handshake_seconds=1)  # Prometheus and the kubelet
 RESERVED = 256  # descriptors that are not for connections of admissions
 LOOK_SECONDS = 1  # between two looks at the certificate's files and at slow clients
-# For those who were accepted to send a request.
-LAST_CALL_SECONDS = 3
+LAST_CALL_SECONDS = 3  # in which who was accepted may still send a request
 NAMES_WITHOUT_CA = "server.clientNames: need a server.clientCaFile or --client-ca; without it nobody's name is known"
 OK, UNUSABLE = 0, 2  # exit codes
 
@@ -229,8 +228,8 @@ class _Process:
         self._stop.set()
 
     async def _leave(self) -> None:
-        """Unready, and connections end with an answer, for as long as endpoints are updated everywhere. The more of
-        them have ended so, the fewer are closed between two requests, where the client may be sending the next.
+        """Unready; and until endpoints are updated everywhere, every answer ends its connection. The more have ended
+        so, the fewer are closed between two requests, where the client may be sending the next.
         """
         self._state.stopping = True
         self._admissions.close_after_answers()

@@ -17,7 +17,7 @@ TOKEN_SECONDS = 3600  # the kubelet renews it after four fifths of that
 
 
 def render(bootstrap: Bootstrap) -> list[Document]:
-    """The volumes of a pod; those of the last two only where there is a control plane."""
+    """The volumes of a pod; the last two only where there is a control plane."""
     return [
         {"name": BOOTSTRAP_VOLUME, "configMap": {"name": config_map_name(bootstrap), "defaultMode": 0o444}},
         # In memory: an emptyDir on disk keeps the cluster autoscaler from removing the node.

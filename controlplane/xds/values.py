@@ -24,13 +24,13 @@ CONDITIONS = (
     "resource-exhausted",
     "unavailable",
 )
-
-
-DAY = 24 * 3_600_000
+DAY = 24 * 3_600_000  # milliseconds
 MAX_ENTRIES = 128  # of a list by port: a Service has no more
 
 
 def integer(low: int, high: int) -> Callable[[str], int]:
+    """A whole number, both bounds included."""
+
     def parse(text: str) -> int:
         if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) or not low <= int(text) <= high:
             raise ValueError(f"use a whole number from {low} to {high}")
@@ -65,6 +65,7 @@ def show_duration(milliseconds: int) -> str:
 
 
 def one_of(choices: Any) -> Callable[[str], str]:
+    """One of a Literal's words."""
     words = get_args(choices)
 
     def parse(text: str) -> str:
@@ -76,6 +77,7 @@ def one_of(choices: Any) -> Callable[[str], str]:
 
 
 def conditions(text: str) -> tuple[str, ...]:
+    """Some of CONDITIONS, separated by commas, each once."""
     words = tuple(dict.fromkeys(word.strip() for word in text.split(",")))
     if not set(words) <= set(CONDITIONS):
         raise ValueError(f"use some of {', '.join(CONDITIONS)}")
@@ -86,6 +88,7 @@ _NAME = r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}"  # RFC 9110, section 5.6.2
 
 
 def hash_on(text: str) -> HashOn:
+    """What is hashed, and its name: header, in lower case, or cookie; the caller's address has none."""
     match = re.fullmatch(rf"(header|cookie):({_NAME})", text, re.ASCII)
     if match:
         kind = cast("Literal['header', 'cookie']", match[1])
@@ -96,6 +99,7 @@ def hash_on(text: str) -> HashOn:
 
 
 def health_check(text: str) -> str:
+    """A path, `tcp`, `grpc`, or nothing."""
     if text == "off":
         return ""
     if text in ("tcp", "grpc") or re.fullmatch(r"/[!-~]{0,1023}", text, re.ASCII):
@@ -104,6 +108,7 @@ def health_check(text: str) -> str:
 
 
 def protocols(text: str) -> tuple[tuple[int, PortProtocol], ...]:
+    """Protocols by port, in the order of the ports; port 0 stands for all others."""
     words = get_args(PortProtocol)
     found: dict[int, PortProtocol] = {}
     entries = text.split(",", MAX_ENTRIES)
