@@ -154,3 +154,14 @@ def run(*arguments: str, environment: dict[str, str] | None = None) -> "subproce
         check=False,
         env=os.environ | (environment or {}),
     )
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Whether the other end has closed it; a byte is sent to find out."""
+    try:
+        connection.sendall(b"x")
+        return connection.recv(1) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True

@@ -11,6 +11,7 @@ import pytest
 
 from certs import pages
 from tests.apiserver.processes import eventually
+from tests.serving import is_closed
 
 
 @pytest.fixture
@@ -39,16 +40,6 @@ def test_who_is_slow_is_disconnected(port: int, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(pages, "SECONDS", 0.5)
     with socket.create_connection(("127.0.0.1", port), timeout=0.2) as slow:
         eventually(lambda: is_closed(slow), "it was closed", seconds=10)
-
-
-def is_closed(connection: socket.socket) -> bool:
-    try:
-        connection.sendall(b"x")
-        return connection.recv(1) == b""
-    except TimeoutError:
-        return False
-    except OSError:
-        return True
 
 
 def test_who_leaves_in_the_middle_is_not_told_of(port: int, capfd: pytest.CaptureFixture[str]) -> None:

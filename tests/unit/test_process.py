@@ -25,6 +25,7 @@ from controlplane.xds.translate import Choices
 from tests import mounted
 from tests.apiserver.processes import eventually
 from tests.cluster import service, slice_of
+from tests.serving import is_closed
 
 ROOT = Path(__file__).parents[2]
 
@@ -195,13 +196,3 @@ def ask_from(address: str, port: int, path: str) -> int:
     with closing(connection):
         connection.request("GET", path)
         return connection.getresponse().status
-
-
-def is_closed(connection: socket.socket) -> bool:
-    try:
-        connection.sendall(b"x")
-        return connection.recv(1) == b""
-    except TimeoutError:
-        return False
-    except OSError:
-        return True
