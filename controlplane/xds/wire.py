@@ -50,7 +50,7 @@ class Response(NamedTuple):
 
 
 def decode(data: bytes) -> Request:
-    """Raises MalformedError."""
+    """What the bytes of a request say. Raises MalformedError."""
     return _answer(data) if len(data) <= ANSWER else _parse(data)
 
 
