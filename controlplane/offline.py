@@ -55,7 +55,7 @@ def told(snapshot: Translated, by: Caller) -> dict[Kind, dict[str, Json]]:
     }
     for kind, names in named.items():
         for name in names:
-            called = name + snapshot.variant(kind, by)
+            called = snapshot.meant(kind, name, by)
             source = snapshot.source(kind, called)
             if source is not None and snapshot.get(kind, called) is not None:
                 found[kind][name] = source

@@ -3,6 +3,7 @@
 import copy
 import json
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 from controlplane.clusters import static
@@ -14,16 +15,17 @@ from tests import envoy
 
 def resources(of: Translated, caller: Caller) -> dict[str, list[Json]]:
     """All that this caller is told, as JSON: `clusters`, `endpoints`, `listeners`, `routes`."""
-    clusters = [(name, of.source(Kind.CLUSTER, name)) for name in of.names(Kind.CLUSTER, caller)]
-    behind = of.variant(Kind.LISTENER, caller)
-    listeners = [of.source(Kind.LISTENER, name + behind) for name in of.names(Kind.LISTENER, caller)]
-    names = dict.fromkeys(name for one in listeners if one and (name := routes_of(one)))
-    routes = [of.source(Kind.ROUTES, name + behind) for name in names]
+
+    def told(kind: Kind, names: Iterable[str]) -> list[Json]:
+        return [one for name in names if (one := of.source(kind, of.meant(kind, name, caller)))]
+
+    clusters = of.names(Kind.CLUSTER, caller)
+    listeners = told(Kind.LISTENER, of.names(Kind.LISTENER, caller))
     return {
-        "clusters": [one for _, one in clusters if one],
-        "endpoints": [one for name, _ in clusters if (one := of.source(Kind.ENDPOINTS, name))],
-        "listeners": [one for one in listeners if one],
-        "routes": [one for one in routes if one],
+        "clusters": told(Kind.CLUSTER, clusters),
+        "endpoints": told(Kind.ENDPOINTS, clusters),
+        "listeners": listeners,
+        "routes": told(Kind.ROUTES, dict.fromkeys(name for one in listeners if (name := routes_of(one)))),
     }
 
 

@@ -39,6 +39,9 @@ class World:
     def variant(self, kind: Kind, caller: Caller) -> str:
         return ""
 
+    def meant(self, kind: Kind, name: str, caller: Caller) -> str:
+        return name
+
     def group(self, caller: Caller) -> str:
         return WILDCARD
 

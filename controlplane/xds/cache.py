@@ -13,7 +13,7 @@ class Subscriber(Protocol):
     """Whoever wants to know of changes. It is compared by identity."""
 
     def notice(self, kind: Kind, name: str) -> None:
-        """A name is to be looked at again; WILDCARD: the set of names, and their variant."""
+        """A name is to be looked at again; WILDCARD: the set of names."""
 
     def wake(self) -> None:
         """That was all: now is the time to look, and not before, for one name may need another."""
@@ -68,11 +68,15 @@ class Cache:
         return None if self.snapshot is None else self.snapshot.instead(kind, name)
 
     def variant(self, kind: Kind, caller: Caller) -> str:
-        """What to put behind the names of this caller's proxy."""
+        """What stands behind the names of which this caller is told."""
         return "" if self.snapshot is None else self.snapshot.variant(kind, caller)
 
+    def meant(self, kind: Kind, name: str, caller: Caller) -> str:
+        """What this caller's proxy means by a name, for `get`."""
+        return name if self.snapshot is None else self.snapshot.meant(kind, name, caller)
+
     def group(self, caller: Caller) -> str:
-        """By which it is known whom it concerns if names come or go, or variants do."""
+        """By which it is known whom it concerns if names come or go."""
         return WILDCARD if self.snapshot is None else self.snapshot.group(caller)
 
     def wildcard(self, kind: Kind, caller: Caller) -> frozenset[str]:

@@ -3,20 +3,18 @@
 from controlplane.clusters import BUFFER_BYTES, MAX_HEADERS, MAX_HEADERS_KB
 from controlplane.extensions import PRESERVE_CASE, Json, config, extension
 from controlplane.headers import UNPROCESSED
-from controlplane.xds.mesh import Port, Service
+from controlplane.xds.mesh import Service
 from controlplane.xds.policies import Policy
 from controlplane.xds.values import Balancing
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
-def cluster(name: str, service: Service, port: Port, domain: str) -> Json:
+def cluster(name: str, service: Service, domain: str) -> Json:
     """CDS. `domain` is the cluster's, such as cluster.local."""
     policy = service.policy
     return {
         "name": name,
-        # Metrics of a Service are the same in every zone.
-        **({"alt_stat_name": f"{service.key}:{port.number}"} if "@" in name else {}),
         "type": "EDS",
         "eds_cluster_config": {"eds_config": {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "5s"}},
         "connect_timeout": seconds(policy.connect_timeout),

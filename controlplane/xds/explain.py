@@ -145,14 +145,13 @@ def _name(key: Key, by: Caller) -> str:
 
 
 def _in_view(snapshot: Translated, by: Caller, service: Service, port: Port, method: str) -> Iterator[str]:
-    view = snapshot.views.of(by)
-    name = scope.cluster_name(service, port, view)
-    variant = name.partition("@")[2]
+    name = scope.cluster_name(service, port)
     why = "the pod declares it" if by.upstreams else "the default scope has it"
     yield f"Service {service.key}, port {port.number}{f' ({port.name})' if port.name else ''}: {why}. Cluster {name}."
     if snapshot.get(Kind.CLUSTER, name) and (refused := snapshot.rejected.get((Kind.CLUSTER, name))):
         yield f"The control plane cannot use this cluster, and tells of none: its calls pass through. {refused}"
-    ranks = endpoints.ranked(service.locality, variant, snapshot.mesh.endpoints_of(service, port))
+    place = scope.place(service.locality, by.zone, by.node)
+    ranks = endpoints.ranked(service.locality, place, snapshot.mesh.endpoints_of(service, port))
     yield from _endpoints(service, ranks)
     yield from _policy(service, port, method)
 

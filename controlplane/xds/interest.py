@@ -10,26 +10,29 @@ from controlplane.xds.snapshot import Caller, Kind, Resource
 
 @dataclass(slots=True, eq=False)
 class Interest:
-    """`turn_to` first. Names are the proxy's; the cache's have behind them what they mean to the caller."""
+    """Names are the proxy's; the cache's have behind them what they mean to the caller."""
 
     kind: Kind
     cache: Cache
     subscriber: Subscriber
+    caller: Caller
     _variant: str = ""
-    _group: str | None = None  # by which the cache tells that names, or what they mean, are others; None: need not
+    _group: str | None = None  # by which the cache tells that names are others; None: need not
+
+    def __post_init__(self) -> None:
+        self._variant = sys.intern(self.cache.variant(self.kind, self.caller))
 
     def turn_to(self, caller: Caller, names: Iterable[str], *, to_all: bool) -> bool:
         """From now on they mean what they mean to this caller, `to_all` of whose names the proxy may be subscribed.
 
         Whether what these mean may be something else.
         """
-        variant = self.cache.variant(self.kind, caller)
-        self._join(self.cache.group(caller) if variant or to_all else None)
-        if variant == self._variant:
+        self._join(self.cache.group(caller) if to_all else None)
+        if caller == self.caller:
             return False
         for name in names:
             self.drop(name)
-        self._variant = sys.intern(variant)
+        self.caller, self._variant = caller, sys.intern(self.cache.variant(self.kind, caller))
         for name in names:
             self.add(name)
         return True
@@ -54,15 +57,18 @@ class Interest:
 
     def get(self, name: str) -> Resource | None:
         """The resource as it is now."""
-        return self.cache.get(self.kind, name + self._variant)
+        return self.cache.get(self.kind, self._meant(name))
 
     def instead(self, name: str) -> Resource | None:
         """What is told to a proxy that does not take the resource, and has no other of that name."""
-        return self.cache.instead(self.kind, name + self._variant)
+        return self.cache.instead(self.kind, self._meant(name))
 
     def all(self, caller: Caller) -> frozenset[str]:
         """The names that a wildcard of this caller holds."""
         return self.cache.wildcard(self.kind, caller)
+
+    def _meant(self, name: str) -> str:
+        return self.cache.meant(self.kind, name, self.caller)
 
     def _join(self, group: str | None) -> None:
         if group == self._group:

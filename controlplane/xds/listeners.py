@@ -13,7 +13,6 @@ from controlplane.connection_manager import transparent
 from controlplane.extensions import Json, extension
 from controlplane.xds import scope
 from controlplane.xds.mesh import Port, Service
-from controlplane.xds.scope import View
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +24,7 @@ class Http:
     on_demand: bool = False
 
 
-def listener(port: int, of: View, services: Sequence[Service], http: Http, *, ipv6: bool = False) -> Json:
+def listener(port: int, services: Sequence[Service], http: Http, *, ipv6: bool = False) -> Json:
     """LDS. Nothing but the chains depends on which Services there are: Envoy changes those in place, and closes only
     connections of a chain that differs. In any other case it closes all that the listener has.
     """
@@ -40,7 +39,7 @@ def listener(port: int, of: View, services: Sequence[Service], http: Http, *, ip
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
         # No inspectors: the static listener has looked at the first bytes, and what it found goes with the connection.
         "filter_chains": [
-            *_tcp_chains(members, of, ipv6=ipv6),
+            *_tcp_chains(members, ipv6=ipv6),
             *([_http(port, http)] if requests else []),
         ],
         "default_filter_chain": {"name": "tcp", "filters": [_tcp(PASSTHROUGH)]},
@@ -52,7 +51,7 @@ def has_ipv6(service: Service) -> bool:
     return any(":" in address for address in service.addresses)
 
 
-def _tcp_chains(members: Sequence[tuple[Service, Port]], of: View, *, ipv6: bool) -> Iterator[Json]:
+def _tcp_chains(members: Sequence[tuple[Service, Port]], *, ipv6: bool) -> Iterator[Json]:
     """TCP names no host: what tells a Service is the address that was dialled. Envoy refuses one that comes twice.
 
     What a Service says of itself is in its cluster: another chain would end its connections.
@@ -67,7 +66,7 @@ def _tcp_chains(members: Sequence[tuple[Service, Port]], of: View, *, ipv6: bool
                 "filter_chain_match": {
                     "prefix_ranges": [{"address_prefix": ip, "prefix_len": 128 if ipv6 else 32} for ip in addresses]
                 },
-                "filters": [_tcp(scope.cluster_name(service, port, of), hash_policy=_BY_CALLER)],
+                "filters": [_tcp(scope.cluster_name(service, port), hash_policy=_BY_CALLER)],
             }
 
 

@@ -121,10 +121,9 @@ def _cluster(text: str) -> bytes:
     """Most differ in nothing but their names."""
     source = json.loads(text)
     message: Any = cluster_pb2.Cluster()
-    message.CopyFrom(_cluster_like(json.dumps(source | {name: _ANY for name in _NAMES if name in source})))
-    for name in _NAMES:
-        setattr(message, name, source.get(name, ""))
-    _check(rules.broken_of(message, *_NAMES))
+    message.CopyFrom(_cluster_like(json.dumps(source | {"name": _ANY})))
+    message.name = source["name"]
+    _check(rules.broken_of(message, "name"))
     return _serialised(message)
 
 
@@ -191,7 +190,6 @@ MAX_LIKE = 16 << 10  # characters of what is remembered as a pattern of endpoint
 # In the place of what is not the same in most.
 _ANY = "any"
 _ANYWHERE = {"address": _ANY, "port_value": 1}
-_NAMES = ("name", "alt_stat_name")
 
 
 def _serialised(message: Message) -> bytes:

@@ -14,7 +14,6 @@ from controlplane.xds import scope
 from controlplane.xds.clusters import balancing, seconds
 from controlplane.xds.mesh import Service
 from controlplane.xds.policies import Policy
-from controlplane.xds.scope import View
 
 # Of a body, kept until the answer begins, so that it can be sent again; Envoy's default is a connection's, 64 KiB.
 # A thousand requests of this size that wait for an answer are 250 MiB: the room that a sidecar has by default.
@@ -32,13 +31,16 @@ _MEASURED: Json = {
 }
 
 
-def routes(port: int, of: View, services: Sequence[Service], domain: str) -> Json:
-    """RDS. Ports in Host headers do not matter: the listener is already that of the port that was dialled."""
+def routes(port: int, namespace: str, services: Sequence[Service], domain: str) -> Json:
+    """RDS, as callers of that namespace need it.
+
+    Ports in Host headers do not matter: the listener is already that of the port that was dialled.
+    """
     return {
         "name": scope.routes_name(port),
         "ignore_port_in_host_matching": True,
         "virtual_hosts": [
-            *_virtual_hosts(port, of, services, domain),
+            *_virtual_hosts(port, namespace, services, domain),
             unclaimed(everything(PASSTHROUGH)),
         ],
         "validate_clusters": False,  # clusters come on their own
@@ -58,20 +60,20 @@ def hosts(service: Service, namespace: str, domain: str) -> list[str]:
     ]
 
 
-def _virtual_hosts(port: int, of: View, services: Sequence[Service], domain: str) -> Iterator[Json]:
+def _virtual_hosts(port: int, namespace: str, services: Sequence[Service], domain: str) -> Iterator[Json]:
     taken: set[str] = set()
     for service in services:
         found = service.port(port)
         if found is None or found.protocol == "tcp":
             continue
         # Envoy refuses a host that comes twice, and no object can be trusted with the others.
-        domains = [host for host in hosts(service, of.namespace, domain) if host not in taken]
+        domains = [host for host in hosts(service, namespace, domain) if host not in taken]
         taken.update(domains)
         if domains:
             yield {
                 "name": f"{service.key}:{port}",
                 "domains": domains,
-                "routes": _routes(scope.cluster_name(service, found, of), service),
+                "routes": _routes(scope.cluster_name(service, found), service),
                 **({"request_body_buffer_limit": BODY_BYTES} if service.policy.retries else {}),
                 **(_MEASURED if service.policy.balancing == "latency" else END_OF_OURS),
             }

@@ -1,9 +1,9 @@
 """Which Services a caller's proxy is told of, and what the resources are called that hold them.
 
-A cluster is named `shop/orders:80`; with the caller's zone or node behind an @ where its endpoints depend on that.
-Every proxy calls listeners and routes the same, `out_80` and `http_80`, whatever is in view: another name would be
-another listener, and Envoy closes the connections of one that goes. What they are depends on the view that a caller
-has, which stands behind the name in here: `out_80/shop`, `http_80/shop+1f2e3d4c5b@eu-1a`.
+Every proxy calls a resource the same: `shop/orders:80` a cluster and its endpoints, `out_80` and `http_80` a listener
+and its routes. Another name would be another resource, and Envoy closes the connections of a listener that goes, or
+that leads to another cluster. What a name means to a caller stands behind it in here: which endpoints come first where
+its zone or node matters, `shop/orders:80@zone=eu-1a`, and what its view is, `out_80/shop`, `http_80/shop+1f2e3d4c5b`.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from typing import Literal
 
 from controlplane.xds.mesh import Key, Locality, Mesh, Port, Service
 
-_CLUSTER = re.compile(r"([^/:@]+)/([^/:@]+):([0-9]{1,5})(?:@(.+))?", re.ASCII)
+_CLUSTER = re.compile(r"([^/:@]+)/([^/:@]+):([0-9]{1,5})", re.ASCII)
 _LISTENER = re.compile(r"out(6?)_([1-9][0-9]{0,4})", re.ASCII)
 _ROUTES = re.compile(r"http_([1-9][0-9]{0,4})", re.ASCII)
 
@@ -33,38 +33,20 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """All that decides what a proxy is told. `upstreams` None: the default scope.
+    """All that decides which Services a proxy is told of. `upstreams` None: the default scope.
 
-    `zone` and `node` are empty unless a Service in view asks for them.
+    `located`: it is known on which node it is.
     """
 
     namespace: str
     upstreams: tuple[str, ...] | None = None
-    zone: str = ""
-    node: str = ""
+    located: bool = False
 
     @property
     def token(self) -> str:
         """What it is called in the names of resources."""
         declared = "" if self.upstreams is None else f"+{_digest(self.upstreams)}"
-        return (
-            f"{self.namespace}{declared}{f'@{self.zone}' if self.zone else ''}{f'@@{self.node}' if self.node else ''}"
-        )
-
-
-def localities(mesh: Mesh, scope: Scope, wide: View) -> frozenset[Locality]:
-    """What the Services in view ask for."""
-    return frozenset(service.locality for service in _named(mesh, scope, wide) if service.form == "balanced")
-
-
-def narrowed(wide: View, asked: Set[Locality]) -> View:
-    """The same view without a zone or node that makes no difference."""
-    return View(
-        wide.namespace,
-        wide.upstreams,
-        wide.zone if "zone" in asked else "",
-        wide.node if asked & {"node", "node-only"} else "",
-    )
+        return f"{self.namespace}{declared}{'@' if self.located else ''}"
 
 
 def services(mesh: Mesh, scope: Scope, of: View) -> tuple[Service, ...]:
@@ -74,7 +56,7 @@ def services(mesh: Mesh, scope: Scope, of: View) -> tuple[Service, ...]:
 
 def is_told(service: Service, of: View) -> bool:
     """Whether its clusters are told: not if kube-proxy alone knows how to keep its traffic on the caller's node."""
-    return service.form == "balanced" and (service.locality != "node-only" or bool(of.node))
+    return service.form == "balanced" and (service.locality != "node-only" or of.located)
 
 
 def sees(scope: Scope, of: View, keys: Set[Key]) -> bool:
@@ -109,40 +91,53 @@ def key(name: str, namespace: str) -> Key:
     return Key(elsewhere or namespace, service)
 
 
-def cluster_name(service: Service, port: Port, of: View) -> str:
-    """The cluster, and the endpoints, of one port as this view has them."""
-    variant = _variant(service, of)
-    return f"{service.key}:{port.number}{f'@{variant}' if variant else ''}"
+def cluster_name(service: Service, port: Port) -> str:
+    """The cluster of one port, and what proxies call its endpoints."""
+    return f"{service.key}:{port.number}"
 
 
-def _variant(service: Service, of: View) -> str:
-    match service.locality:
-        case "any":
-            return ""
-        case "zone":
-            return of.zone
-        case "node" | "node-only":
-            return of.node
-
-
-def read_cluster_name(mesh: Mesh, name: str) -> tuple[Service, Port, str] | None:
-    """The Service, its port, and the zone or node; None if there is no such cluster."""
+def read_cluster_name(mesh: Mesh, name: str) -> tuple[Service, Port] | None:
+    """The Service and its port; None if there is no such cluster."""
     match = _CLUSTER.fullmatch(name)
     service = mesh.service(Key(match[1], match[2])) if match else None
     port = service.port(int(match[3])) if match and service else None
-    if match is None or service is None or port is None or service.form != "balanced":
+    return (service, port) if service and port and service.form == "balanced" else None
+
+
+def place(locality: Locality, zone: str, node: str) -> str:
+    """What of a caller's place makes a difference."""
+    match locality:
+        case "any":
+            return ""
+        case "zone":
+            return zone
+        case "node" | "node-only":
+            return node
+
+
+def near(locality: Locality, place: str) -> str:
+    """What stands behind the name of endpoints: those of a caller at that place."""
+    return "" if locality == "any" else f"@{locality}={place}"
+
+
+def read_endpoints_name(mesh: Mesh, name: str) -> tuple[Service, Port, str] | None:
+    """The Service, its port, and the caller's zone or node; None if there are no such endpoints."""
+    shown, _, behind = name.partition("@")
+    found = read_cluster_name(mesh, shown)
+    if found is None:
         return None
-    variant = match[4] or ""
+    service, port = found
+    at = behind.partition("=")[2]
     match service.locality:
         case "any":
-            known = not variant
+            known = not at
         case "zone":
-            known = not variant or variant in mesh.zones.values()
+            known = not at or at in mesh.zones.values()
         case "node":
-            known = not variant or variant in mesh.zones
+            known = not at or at in mesh.zones
         case "node-only":
-            known = variant in mesh.zones
-    return (service, port, variant) if known else None
+            known = at in mesh.zones
+    return (service, port, at) if known and name == shown + near(service.locality, at) else None
 
 
 def listener_name(port: int, *, ipv6: bool = False) -> str:

@@ -135,7 +135,8 @@ class Session:
             self.wake()
 
     def _look(self) -> Caller:
-        self.caller = self._find()
+        if (found := self._find()) != self.caller:  # one object for all types
+            self.caller = found
         return self.caller
 
     def _notice(self) -> None:

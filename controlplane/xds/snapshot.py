@@ -48,16 +48,16 @@ class Snapshot(Protocol):
         """What a wildcard subscription of this caller holds; the same object as long as it is the same."""
 
     def variant(self, kind: Kind, caller: Caller) -> str:
-        """What to put behind a name that this caller's proxy says, for `get`: one name may mean something else to each.
+        """What stands behind the names of which `changed` tells this caller: the same in every world."""
 
-        Empty where it means the same to all. `changed` tells of the caller's group where it is another.
-        """
+    def meant(self, kind: Kind, name: str, caller: Caller) -> str:
+        """What this caller's proxy means by a name, for `get`: one name may mean something else to each."""
 
     def group(self, caller: Caller) -> str:
-        """WILDCARD, and who has the same names and variants as this caller, whatever the world."""
+        """WILDCARD, and who has the same names as this caller: the same in every world."""
 
     def get(self, kind: Kind, name: str) -> Resource | None:
-        """The resource, for any name that `names` gave or that a resource refers to, with its variant; None: there is
+        """The resource, for what is `meant` by any name that `names` gave or that a resource refers to; None: there is
         none. It is called as the proxy calls it.
         """
 
@@ -76,5 +76,6 @@ class Snapshot(Protocol):
     def changed(self, former: "Snapshot") -> Iterable[tuple[Kind, str]]:
         """What differs since `former`, among all that was ever asked of either.
 
-        A name that is gone is among them; and a group for which `names` or `variant` differ.
+        A name that is gone is among them; and a group for which `names` differ. One that means something else to each
+        is without that, or with their `variant`.
         """

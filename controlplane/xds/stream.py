@@ -44,7 +44,8 @@ class Conversation:
             return Asked(None)
         topic = self.topics.get(kind)
         if topic is None:
-            topic = self.topics[kind] = Topic(kind, Interest(kind, self._cache, self), self._caller, kind in _WILD)
+            interest = Interest(kind, self._cache, self, self._caller())
+            topic = self.topics[kind] = Topic(kind, interest, self._caller, kind in _WILD)
             topic.open(request, self._warming if kind is Kind.ENDPOINTS else frozenset())
             if kind is Kind.ENDPOINTS:
                 self._warming = set()

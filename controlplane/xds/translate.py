@@ -50,15 +50,26 @@ class Recipe:
 
 def of_service(kind: Kind, name: str, mesh: Mesh, choices: Choices) -> Recipe | None:
     """A cluster or its endpoints; None if there is no such one."""
+    return _of_cluster(name, mesh, choices) if kind is Kind.CLUSTER else _of_endpoints(name, mesh)
+
+
+def _of_cluster(name: str, mesh: Mesh, choices: Choices) -> Recipe | None:
     found = scope.read_cluster_name(mesh, name)
     if found is None:
         return None
-    service, port, variant = found
-    if kind is Kind.CLUSTER:
-        return Recipe((service,), lambda: clusters.cluster(name, service, port, choices.domain))
+    service, _ = found
+    return Recipe((service,), lambda: clusters.cluster(name, service, choices.domain))
+
+
+def _of_endpoints(name: str, mesh: Mesh) -> Recipe | None:
+    found = scope.read_endpoints_name(mesh, name)
+    if found is None:
+        return None
+    service, port, place = found
+    shown = scope.cluster_name(service, port)
     return Recipe(
         (service.locality, len(service.ports), mesh.batches_of(service, port)),
-        lambda: endpoints.assignment(name, service.locality, variant, mesh.endpoints_of(service, port)),
+        lambda: endpoints.assignment(shown, service.locality, place, mesh.endpoints_of(service, port)),
     )
 
 
@@ -77,7 +88,7 @@ def of_view(kind: Kind, name: str, of: View, members: Sequence[Service], choices
     port = scope.read_routes_name(name) or 0
     here = _at(port, members)
     if any(found.protocol != "tcp" for one in here if (found := one.port(port))):
-        return Recipe(here, lambda: routes.routes(port, of, here, choices.domain))
+        return Recipe(here, lambda: routes.routes(port, of.namespace, here, choices.domain))
     return None
 
 
@@ -87,7 +98,7 @@ def _of_listener(name: str, of: View, members: Sequence[Service], choices: Choic
     if not here or (ipv6 and not any(map(listeners.has_ipv6, here))):
         return None
     http = listeners.Http(upgrades=choices.upgrades, tracing=choices.tracing, on_demand=choices.waits(of))
-    return Recipe(here, lambda: listeners.listener(port, of, here, http, ipv6=ipv6))
+    return Recipe(here, lambda: listeners.listener(port, here, http, ipv6=ipv6))
 
 
 def _at(port: int, members: Sequence[Service]) -> tuple[Service, ...]:
@@ -97,7 +108,7 @@ def _at(port: int, members: Sequence[Service]) -> tuple[Service, ...]:
 def cluster_names(of: View, members: Sequence[Service], choices: Choices) -> tuple[str, ...]:
     """Those of a view that its proxies have from the start."""
     return tuple(
-        scope.cluster_name(service, port, of)
+        scope.cluster_name(service, port)
         for service in members
         for port in service.ports
         if port.protocol == "tcp" or not choices.waits(of)

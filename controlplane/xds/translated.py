@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator, Sequence
 
 from controlplane.extensions import Json
-from controlplane.xds import messages, scope, translate
+from controlplane.xds import messages, scope, translate, views
 from controlplane.xds.mesh import Key, Mesh, services_that_differ, services_whose_endpoints_differ
 from controlplane.xds.messages import InvalidResource
 from controlplane.xds.scope import View
@@ -54,6 +54,9 @@ class Translated:
 
     def prepare(self, caller: Caller) -> Iterator[None]:
         """Makes all that this caller's proxy will ask for, a little at each step."""
+        for name in self.names(Kind.CLUSTER, caller):
+            if near := self.views.near(name, caller):
+                yield from self._making(Kind.ENDPOINTS, name + near)
         view = self.views.of(caller)
         if view in self._prepared:
             return
@@ -81,12 +84,18 @@ class Translated:
         self._compared = (former, compared)
 
     def group(self, caller: Caller) -> str:
-        """WILDCARD, and who has the same names and variants as this caller, whatever the world."""
-        return self.views.group(caller)
+        """WILDCARD, and who has the same names as this caller."""
+        return views.group(self.views.of(caller))
 
     def variant(self, kind: Kind, caller: Caller) -> str:
-        """What to put behind a name that this caller's proxy says."""
+        """What stands behind the names of which `changed` tells this caller."""
         return scope.in_view(self.views.of(caller)) if kind in OF_VIEW else ""
+
+    def meant(self, kind: Kind, name: str, caller: Caller) -> str:
+        """What this caller's proxy means by a name, for `get`."""
+        if kind is not Kind.ENDPOINTS:
+            return name + self.variant(kind, caller)
+        return name + (self.views.near(name, caller) if "@" not in name else "@")  # nobody makes up a place
 
     def get(self, kind: Kind, name: str) -> Resource | None:
         """The resource, for any name that `names` gave or that a resource refers to; None: there is none."""
@@ -124,12 +133,12 @@ class Translated:
             self._prepared.discard(view)
 
     def changed(self, former: Snapshot) -> Iterator[tuple[Kind, str]]:
-        """What differs, among all that was ever asked of either; and the groups whose `names` or `variant` do."""
+        """What differs, among all that was ever asked of either; and the groups whose `names` do."""
         assert isinstance(former, Translated)
         compared = self._compared[1] if self._compared and self._compared[0] is former else {}
         for name in self._concerned(former):
             if compared[name] if name in compared else self._differs(former, *name):
-                yield name
+                yield name[0], _noticed(*name)
         self._compared = None  # or one snapshot would keep another, and so on
         yield from self.views.groups_that_differ(former.views)
 
@@ -203,6 +212,11 @@ class Translated:
         return (former._recipe(kind, name)[0] is None) is not (self._recipe(kind, name)[0] is None)
 
 
+def _noticed(kind: Kind, name: str) -> str:
+    """By which streams are told of it."""
+    return name.partition("@")[0] if kind is Kind.ENDPOINTS else name
+
+
 def _key(name: str) -> Key:
     return Key(*name.partition(":")[0].split("/", 1))
 
@@ -219,7 +233,7 @@ def _encoding(kind: Kind, name: str, recipe: Recipe, last: Resource | None) -> M
     for text in texts:
         parts.append(messages.part(kind, text))
         yield
-    shown = scope.read_view(name)[0] if kind in OF_VIEW else name
+    shown = scope.read_view(name)[0] if kind in OF_VIEW else _noticed(kind, name)
     return Resource(shown, version.hexdigest()[:16], messages.put_together(kind, parts))
 
 

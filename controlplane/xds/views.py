@@ -1,4 +1,5 @@
-"""What each caller sees of a Mesh: its view, the Services in that, and the names that a wildcard of it holds.
+"""What each caller sees of a Mesh: its view, the Services in that, the names that a wildcard of it holds, and which
+endpoints a name means to it.
 
 Found out when somebody asks, and kept while what it is made of is. Not for several threads.
 """
@@ -20,8 +21,7 @@ class Views:
 
     def __init__(self, mesh: Mesh, choices: Choices) -> None:
         self._mesh, self._choices = mesh, choices
-        self._narrow: dict[View, View] = {}  # by the view with zone and node
-        self._localities: dict[View, frozenset[Locality]] = {}  # by the view without
+        self._near: Mapping[str, Locality] | None = None  # of endpoints that are not the same to all
         self._members: dict[View, tuple[Service, ...]] = {}
         self._names: dict[View, dict[Kind, tuple[str, ...]]] = {}
         self._surveyed: set[View] = set()  # whose names are those of this Mesh
@@ -35,18 +35,22 @@ class Views:
         following._known, following._idle = self._known, self._idle
         if mesh.services is self._mesh.services:
             following._names, following._members, following._surveyed = self._names, self._members, self._surveyed
-            following._localities, following._narrow = self._localities, self._narrow
+            following._near = self._near
         else:
             following._look_again(self)
         return following
 
     def of(self, caller: Caller) -> View:
         """What this caller sees."""
-        return self._see(_wide(caller))
+        found = _view(caller)
+        return self._known.setdefault(found.token, found)
 
-    def group(self, caller: Caller) -> str:
-        """WILDCARD, and who has the same names and variants as this caller, whatever the world."""
-        return _group(_wide(caller))
+    def near(self, name: str, caller: Caller) -> str:
+        """What stands behind a name of endpoints that this caller's proxy says."""
+        if self._near is None:
+            self._near = dict(_near(self._mesh))
+        locality = self._near.get(name)
+        return "" if locality is None else scope.near(locality, scope.place(locality, caller.zone, caller.node))
 
     def known(self, token: str) -> View | None:
         """The view of that token; None if nobody has asked for it, or it was forgotten."""
@@ -71,28 +75,22 @@ class Views:
         forgotten = [self._forget(token) for token in idle & self._idle]
         self._idle.clear()
         self._idle.update(idle & self._known.keys())
-        self._narrow = {wide: view for wide, view in self._narrow.items() if view.token in self._known}
-        declared = {View(view.namespace, view.upstreams) for view in self._known.values()}
-        self._localities = {view: asked for view, asked in self._localities.items() if view in declared}
         return forgotten
 
     def follow(self, former: "Views") -> Iterator[None]:
         """Finds out what `groups_that_differ` compares, a little at each step."""
-        for wide in list(former._narrow):
-            if wide not in self._narrow:
-                self.names(self._see(wide))
+        for view in list(former._names):
+            if view not in self._surveyed:
+                self.names(view)
                 yield
 
     def groups_that_differ(self, former: "Views") -> Iterator[tuple[Kind, str]]:
-        """The groups that have other names of that kind, or whose names mean something else."""
+        """The groups that have other names of that kind."""
         if self._mesh.services is former._mesh.services:
             return
-        for wide, was in list(former._narrow.items()):
-            now = self._see(wide)
-            names, before = self.names(now), former.names(was)
-            for kind in (Kind.CLUSTER, *OF_VIEW):
-                if now != was or names.get(kind) is not before.get(kind):
-                    yield kind, _group(wide)
+        for view in list(former._names):
+            names, before = self.names(view), former.names(view)
+            yield from ((kind, group(view)) for kind in before if names[kind] is not before[kind])
 
     def tokens_that_differ(self, former: "Views") -> Iterator[str]:
         """Of the views with other Services in them."""
@@ -100,18 +98,6 @@ class Views:
             for token, view in list((self._known | former._known).items()):
                 if self.services(view) != former.services(view):
                     yield token
-
-    def _see(self, wide: View) -> View:
-        found = self._narrow.get(wide)
-        if found is None:
-            found = self._narrow[wide] = scope.narrowed(wide, self._asked_for(View(wide.namespace, wide.upstreams)))
-        self._known.setdefault(found.token, found)
-        return found
-
-    def _asked_for(self, view: View) -> frozenset[Locality]:
-        if view not in self._localities:
-            self._localities[view] = scope.localities(self._mesh, self._choices.scope, view)
-        return self._localities[view]
 
     def _survey(self, view: View) -> None:
         self._surveyed.add(view)
@@ -137,15 +123,20 @@ class Views:
         sees = partial(scope.sees, self._choices.scope, keys=differing)
         self._names = {view: dict(sets) if sees(view) else sets for view, sets in former._names.items()}
         self._members = {view: members for view, members in former._members.items() if not sees(view)}
-        self._localities = {view: asked for view, asked in former._localities.items() if not sees(view)}
-        self._narrow = {wide: view for wide, view in former._narrow.items() if not sees(wide)}
         self._surveyed = {view for view in former._surveyed if not sees(view)}
 
 
-def _wide(caller: Caller) -> View:
-    """All that may decide what it is told, whatever the world."""
-    return View(caller.namespace, caller.upstreams or None, caller.zone, caller.node)
+def group(view: View) -> str:
+    """WILDCARD, and whose: all that have the same names."""
+    return WILDCARD + scope.in_view(view)
 
 
-def _group(wide: View) -> str:
-    return WILDCARD + scope.in_view(wide)
+def _view(caller: Caller) -> View:
+    return View(caller.namespace, caller.upstreams or None, bool(caller.node))
+
+
+def _near(mesh: Mesh) -> Iterator[tuple[str, Locality]]:
+    for own in mesh.services.values():
+        for service in own.values():
+            if service.locality != "any":
+                yield from ((scope.cluster_name(service, port), service.locality) for port in service.ports)

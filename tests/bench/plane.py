@@ -97,7 +97,7 @@ class Plane:
         names[Kind.ENDPOINTS] = names[Kind.CLUSTER]
         names[Kind.ROUTES] = [name.replace("out_", "http_") for name in names[Kind.LISTENER]]
         return {
-            kind: [self._resource(snapshot, kind, name + snapshot.variant(kind, caller)) for name in some]
+            kind: [self._resource(snapshot, kind, snapshot.meant(kind, name, caller)) for name in some]
             for kind, some in names.items()
         }
 

@@ -139,7 +139,7 @@ def test_a_pod_that_declares_its_upstreams_keeps_its_connections(caller: Caller)
     caller.told_of()
 
 
-OWN = [{"sessionAffinity": "ClientIP"}]
+OWN = [{"sessionAffinity": "ClientIP"}, {"trafficDistribution": "PreferSameZone"}, {"internalTrafficPolicy": "Local"}]
 
 
 @pytest.mark.parametrize("says", OWN, ids=lambda says: "-".join(*says.items()))

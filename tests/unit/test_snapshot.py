@@ -16,11 +16,10 @@ from controlplane.xds.cache import Cache
 from controlplane.xds.mesh import Key
 from controlplane.xds.scope import Scope
 from controlplane.xds.snapshot import WILDCARD, Caller, Kind
-from controlplane.xds.stream import Conversation
 from controlplane.xds.translate import Choices
 from controlplane.xds.translated import Translated
 from controlplane.xds.world import WHAT, What, World, key_of
-from tests.cluster import WEB, mesh, node, service, slice_of, translated, world
+from tests.cluster import WEB, endpoint, mesh, node, service, slice_of, translated, world
 from tests.worlds import Proxy
 
 CALLERS = (
@@ -39,7 +38,7 @@ def everything(of: Translated, *callers: Caller) -> Told:
         names += [(Kind.ENDPOINTS, name) for _, name in names]
         for name in of.names(Kind.LISTENER, caller):
             names += [(Kind.LISTENER, name), (Kind.ROUTES, name.replace("out_", "http_").replace("out6_", "http_"))]
-        names = [(kind, name + of.variant(kind, caller)) for kind, name in names]
+        names = [(kind, of.meant(kind, name, caller)) for kind, name in names]
         for kind, name in names:
             resource = of.get(kind, name)
             if resource is not None:
@@ -201,8 +200,8 @@ def test_nodes_and_zones_that_are_gone_leave_nothing_behind_though_their_service
         now = now.next(there.mesh())
         caller = Caller("shop", "web-1", node=f"n{number}", zone=f"eu-{number}")
         assert {name for _, name in everything(now, caller)} >= {
-            f"shop/local:80@n{number}",
-            f"shop/spread:80@eu-{number}",
+            f"shop/local:80@node-only=n{number}",
+            f"shop/spread:80@zone=eu-{number}",
         }
         there.remove("Node", Key("default", f"n{number}"))
         now = now.next(there.mesh())
@@ -211,7 +210,7 @@ def test_nodes_and_zones_that_are_gone_leave_nothing_behind_though_their_service
     now = now.next(there.mesh())
     now.retain([])
     known = {name for names in now._asked.values() for _, name in names} | {name for _, name in now._made}
-    assert not [name for name in known if "@n" in name or "@eu" in name]
+    assert not [name for name in known if "=" in name]
 
 
 def test_a_node_that_is_back_is_told_of_as_before() -> None:
@@ -227,33 +226,61 @@ def test_a_node_that_is_back_is_told_of_as_before() -> None:
     there.put("Node", node("n1", "eu"))
     now = now.next(there.mesh())
     assert everything(now, caller) == told
-    there.put("Service", service("local", internalTrafficPolicy="Local", annotations={"connect-timeout": "2s"}))
+    there.put("EndpointSlice", slice_of("local", [endpoint(nodeName="n1")]))
     latter = now.next(there.mesh())
-    assert (Kind.CLUSTER, "shop/local:80@n1") in set(latter.changed(now))
+    assert (Kind.ENDPOINTS, "shop/local:80") in set(latter.changed(now))
 
 
-def test_a_view_that_turns_into_another_changes_what_names_mean_and_takes_none_away() -> None:
-    by, cache, proxy = Caller("shop", "web-0", node="n1", zone="eu-1a"), Cache(), Proxy(Cache())
-    zones = [node("n1", "eu-1a"), node("n2", "eu-1b")]
-    cache.store(former := translated(service(), *zones))
-    proxy.conversation = Conversation(cache, lambda: by, lambda: None)
+NEAR: Json = {"trafficDistribution": "PreferSameZone"}
+PLACES = [node("n1", "eu-1a"), node("n2", "eu-1b")]
+HINTED = slice_of(
+    endpoints=[
+        endpoint(f"10.0.0.{number}", zone=zone, hints={"forZones": [{"name": zone}]})
+        for number, zone in enumerate(("eu-1a", "eu-1b"))
+    ]
+)
+
+
+def located(cache: Cache, node: str, zone: str) -> Proxy:
+    """One there, that asks for all that Envoy asks for."""
+    proxy = Proxy(cache, caller=Caller("shop", "web-0", node=node, zone=zone))
     proxy.ask(Kind.CLUSTER)
+    proxy.ask(Kind.ENDPOINTS, "shop/orders:80")
     proxy.ask(Kind.LISTENER)
     proxy.ask(Kind.ROUTES, "http_80")
     proxy.settle()
-    known = dict(proxy.holds[Kind.ROUTES])
-    there = former.next(mesh(service(), service("z", trafficDistribution="PreferSameZone"), *zones))
-    cache.store(there)
-    said = proxy.settle()
-    assert former.variant(Kind.ROUTES, by) != there.variant(Kind.ROUTES, by)
-    assert not [name for response in said for name in response.removed]
-    assert list(proxy.holds[Kind.LISTENER]) == ["out_80"]
-    assert list(proxy.holds[Kind.ROUTES]) == ["http_80"]
-    assert proxy.holds[Kind.ROUTES] != known
-    cache.store(there.next(mesh(service(annotations={"timeout": "1s"}), service("z"), *zones)))
-    assert [response.kind for response in proxy.settle()] == [Kind.CLUSTER, Kind.ROUTES]
-    proxy.conversation.end()
+    return proxy
+
+
+def test_a_service_that_comes_to_prefer_what_is_near_tells_each_caller_of_its_endpoints_and_nothing_else() -> None:
+    cache = Cache()
+    cache.store(former := translated(service(), HINTED, *PLACES))
+    proxies = [located(cache, "n1", "eu-1a"), located(cache, "n2", "eu-1b")]
+    for now in (service(**NEAR), service()):
+        cache.store(former := former.next(mesh(now, HINTED, *PLACES)))
+        for proxy in proxies:
+            assert [(one.kind, len(one.resources), one.removed) for one in proxy.settle()] == [(Kind.ENDPOINTS, 1, [])]
+    for proxy in proxies:
+        proxy.conversation.end()
     assert not any(cache.subscriptions().values())
+
+
+def test_a_caller_that_turns_out_to_be_elsewhere_is_told_of_the_endpoints_there_and_nothing_else() -> None:
+    cache = Cache()
+    cache.store(translated(service(**NEAR), HINTED, *PLACES))
+    proxy, there = located(cache, "n1", "eu-1a"), located(cache, "n2", "eu-1b")
+    proxy.become(there.caller)
+    assert [response.kind for response in proxy.settle()] == [Kind.ENDPOINTS]
+    assert proxy.holds == there.holds
+
+
+def test_endpoints_that_change_in_one_zone_are_told_to_callers_there() -> None:
+    cache = Cache()
+    cache.store(former := translated(service(**NEAR), HINTED, *PLACES))
+    proxies = [located(cache, "n1", "eu-1a"), located(cache, "", "")]
+    gone = slice_of(endpoints=HINTED["endpoints"][:1])
+    cache.store(former.next(mesh(service(**NEAR), gone, *PLACES)))
+    assert [[response.kind for response in proxy.settle()] for proxy in proxies] == [[Kind.ENDPOINTS]] * 2
 
 
 # However it came about

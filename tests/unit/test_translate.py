@@ -27,7 +27,7 @@ IN_A = Caller("shop", "web-1", node="n1", zone="eu-1a")
 
 def source(of: Translated, kind: Kind, name: str, by: Caller = WEB) -> Json:
     """The resource as JSON, by the name that the caller's proxy says; it has passed Envoy's rules."""
-    called = name + of.variant(kind, by)
+    called = of.meant(kind, name, by)
     assert of.get(kind, called) is not None, (name, of.rejected)
     found = of.source(kind, called)
     assert found is not None
@@ -59,10 +59,10 @@ def route(method: str, **annotations: str) -> Json:
     raise AssertionError(f"no route for {method}")
 
 
-def ranks(of: Translated, name: str) -> dict[int, list[str]]:
+def ranks(of: Translated, name: str, by: Caller = WEB) -> dict[int, list[str]]:
     """The addresses of a cluster's endpoints, by priority."""
     found: dict[int, list[str]] = {}
-    for group in source(of, Kind.ENDPOINTS, name)["endpoints"]:
+    for group in source(of, Kind.ENDPOINTS, name, by)["endpoints"]:
         for one in group["lb_endpoints"]:
             address = one["endpoint"]["address"]["socket_address"]["address"]
             found.setdefault(group["priority"], []).append(address)
@@ -411,54 +411,59 @@ def test_endpoints_of_the_callers_zone_come_first_and_the_others_stand_by() -> N
     slices = slice_of(endpoints=[hinted("10.0.0.1", "eu-1a"), hinted("10.0.0.2", "eu-1b")])
     of = translated(service(**ZONED), slices, *ZONES)
     (name,) = of.names(Kind.CLUSTER, IN_A)
-    assert name == "shop/orders:80@eu-1a"
-    assert ranks(of, name) == {0: ["10.0.0.1"], 1: ["10.0.0.2"]}
+    assert ranks(of, name, IN_A) == {0: ["10.0.0.1"], 1: ["10.0.0.2"]}
 
 
-def test_a_services_metrics_are_called_the_same_in_every_zone() -> None:
-    of = translated(service(**ZONED), *ZONES)
-    assert source(of, Kind.CLUSTER, "shop/orders:80@eu-1a")["alt_stat_name"] == "shop/orders:80"
+@pytest.mark.parametrize("spec", [ZONED, LOCAL, {"trafficDistribution": "PreferSameNode"}], ids=str)
+def test_where_a_caller_is_makes_a_difference_to_endpoints_alone(spec: Json) -> None:
+    """Or a Service that comes to ask for it would end its connections, and each zone had listeners of its own."""
+    plain, near = (translated(service(ports=[80, *DATABASE], **one), *ZONES) for one in ({}, spec))
+    named = [(kind, name) for kind in (Kind.CLUSTER, Kind.LISTENER) for name in plain.names(kind, IN_A)]
+    for kind, name in (*named, (Kind.ROUTES, "http_80")):
+        assert source(near, kind, name, IN_A) == source(plain, kind, name, IN_A)
 
 
 def test_hints_count_only_if_every_endpoint_has_one() -> None:
     slices = slice_of(endpoints=[hinted("10.0.0.1", "eu-1a"), "10.0.0.2"])
-    assert ranks(translated(service(**ZONED), slices, *ZONES), "shop/orders:80@eu-1a") == {0: ["10.0.0.2", "10.0.0.1"]}
+    of = translated(service(**ZONED), slices, *ZONES)
+    assert ranks(of, "shop/orders:80", IN_A) == {0: ["10.0.0.2", "10.0.0.1"]}
 
 
 def test_a_zone_without_endpoints_uses_the_others() -> None:
     slices = slice_of(endpoints=[hinted("10.0.0.2", "eu-1b")])
-    assert ranks(translated(service(**ZONED), slices, *ZONES), "shop/orders:80@eu-1a") == {0: ["10.0.0.2"]}
+    assert ranks(translated(service(**ZONED), slices, *ZONES), "shop/orders:80", IN_A) == {0: ["10.0.0.2"]}
 
 
 def test_a_caller_of_unknown_zone_is_told_the_same_as_without_zones() -> None:
-    assert list(translated(service(**ZONED)).names(Kind.CLUSTER, WEB)) == ["shop/orders:80"]
+    slices = slice_of(endpoints=[hinted("10.0.0.1", "eu-1a"), hinted("10.0.0.2", "eu-1b")])
+    assert ranks(translated(service(**ZONED), slices, *ZONES), "shop/orders:80") == {0: ["10.0.0.1", "10.0.0.2"]}
 
 
 def test_endpoints_of_a_local_service_are_those_of_the_callers_node() -> None:
     slices = slice_of(endpoints=[endpoint("10.0.0.1", nodeName="n1"), endpoint("10.0.0.2", nodeName="n2")])
     of = translated(service(**LOCAL), slices, *ZONES)
-    assert ranks(of, "shop/orders:80@n1") == {0: ["10.0.0.1"]}
-    assert list(of.names(Kind.CLUSTER, IN_A)) == ["shop/orders:80@n1"]
+    assert ranks(of, "shop/orders:80", IN_A) == {0: ["10.0.0.1"]}
 
 
 def test_where_the_node_is_unknown_kube_proxy_keeps_local_traffic_local() -> None:
     assert not translated(service(**LOCAL)).names(Kind.CLUSTER, WEB)
 
 
-@pytest.mark.parametrize("variant", ["eu-9z", "n1", ""])
-def test_nobody_makes_up_zones_and_nodes(variant: str) -> None:
+@pytest.mark.parametrize("name", ["orders:80@", "orders:80@zone=eu-1b", "z:80@zone=eu-1b", "l:80@node-only=n2"])
+def test_no_proxy_asks_for_endpoints_as_those_of_another_place_have_them(name: str) -> None:
     of = translated(service(), service("z", **ZONED), service("l", **LOCAL), *ZONES)
-    assert of.get(Kind.CLUSTER, f"shop/orders:80@{variant}") is None
-    assert of.get(Kind.ENDPOINTS, "shop/z:80@eu-9z") is None
-    assert of.get(Kind.ENDPOINTS, "shop/l:80@n9") is None
-    assert of.get(Kind.ENDPOINTS, "shop/l:80") is None
+    assert of.get(Kind.ENDPOINTS, of.meant(Kind.ENDPOINTS, f"shop/{name}", IN_A)) is None
 
 
-def test_a_zone_makes_a_difference_only_where_a_service_asks_for_it() -> None:
+@pytest.mark.parametrize("name", ["z:80", "z:80@zone=eu-9z", "z:80@node=n1", "l:80", "l:80@node-only=n9"])
+def test_there_are_endpoints_for_known_places_only(name: str) -> None:
+    of = translated(service("z", **ZONED), service("l", **LOCAL), *ZONES)
+    assert of.get(Kind.ENDPOINTS, f"shop/{name}") is None
+
+
+def test_endpoints_are_one_resource_for_all_where_no_place_makes_a_difference() -> None:
     of = translated(service(), service("z", **ZONED), *ZONES)
-    plain = Caller("shop", "a", node="n1", zone="eu-1a", upstreams=("orders",))
-    assert "@" not in of.variant(Kind.ROUTES, plain)
-    assert of.variant(Kind.ROUTES, IN_A) == "/shop@eu-1a"
+    assert of.meant(Kind.ENDPOINTS, "shop/orders:80", IN_A) == of.meant(Kind.ENDPOINTS, "shop/orders:80", WEB)
 
 
 # Endpoints that go
@@ -497,7 +502,7 @@ NAMES_OF_NOTHING = [
     "http_80/shop+0000000000",
     "http_x/shop",
     "http_80/",
-    "out_80/shop@eu-1a",
+    "out_80/shop@",
 ]
 
 
