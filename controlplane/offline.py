@@ -8,15 +8,18 @@ from textwrap import fill
 
 from controlplane.extensions import Json
 from controlplane.settings import Settings
-from controlplane.xds import destinations, disk, explain, scope
+from controlplane.xds import destinations, disk, explain, redirection, scope
 from controlplane.xds.disk import DiskError
 from controlplane.xds.mesh import Key, Mesh
+from controlplane.xds.redirection import Redirection
 from controlplane.xds.scope import Scope
 from controlplane.xds.snapshot import Caller, Kind
 from controlplane.xds.translate import Choices
 from controlplane.xds.translated import Translated
-from controlplane.xds.world import World
+from controlplane.xds.world import World, key_of
 from controlplane.xds.worlds import Directory
+
+_About = Callable[[Translated, Choices, Caller, Redirection | None], list[str]]
 
 OK, UNUSABLE = 0, 2  # exit codes
 WIDTH = 100
@@ -30,12 +33,12 @@ def choices_of(settings: Settings) -> Choices:
     return Choices.of(settings.bootstrap, scope, chosen.cluster_domain, on_demand=chosen.on_demand)
 
 
-def load(place: Path) -> Mesh:
-    """The cluster in that file or folder. Raises DiskError."""
-    world = World()
-    for what, found in disk.read(place).items():
+def load(place: Path, pod: Key) -> tuple[Mesh, Redirection | None]:
+    """The cluster in that file or folder, and what the pod's own spec says of its sidecar. Raises DiskError."""
+    objects, world = disk.read(place), World()
+    for what, found in objects.items():
         world.replace(what, found)
-    return world.mesh()
+    return world.mesh(), next((redirection.read(one) for one in objects["Pod"] if key_of(one) == pod), None)
 
 
 def caller(mesh: Mesh, pod: Key) -> Caller:
@@ -65,7 +68,7 @@ def told(snapshot: Translated, by: Caller) -> dict[Kind, dict[str, Json]]:
 def render(place: Path, pod: Key, settings: Settings) -> int:
     """Prints it as JSON; returns the exit code."""
     try:
-        mesh = load(place)
+        mesh, redirected = load(place, pod)
     except DiskError as error:
         return _unusable(error)
     snapshot = Translated(mesh, choices_of(settings))
@@ -75,19 +78,25 @@ def render(place: Path, pod: Key, settings: Settings) -> int:
     print(json.dumps({titles[kind]: list(found.values()) for kind, found in resources.items()}, indent=1))
     _warn([f"{about}: {why}" for (_, about), why in snapshot.rejected.items()])
     _warn([f"{problem.about}: {problem.message}" for problem in explain.problems(mesh)])
+    _warn([f"no request is seen by Envoy: {redirected.nothing}"] if redirected and redirected.nothing else [])
     _warn(_missing(mesh, place, pod))
     return OK
 
 
 def tell(place: Path, pod: Key, url: str, method: str, settings: Settings) -> int:
     """Prints, in words, where a request would go; returns the exit code."""
-    return _say(place, pod, settings, lambda of, choices, by: explain.request(of, choices, by, url, method))
+    return _say(
+        place,
+        pod,
+        settings,
+        lambda of, choices, by, redirected: explain.request(of, choices, by, redirected, url, method),
+    )
 
 
 def tell_of_calls(place: Path, pod: Key, page: str, settings: Settings) -> int:
     """The same of what the pod has called: `page` is its sidecar's /stats/destinations, a file, or - for stdin."""
 
-    def sentences(of: Translated, choices: Choices, by: Caller) -> list[str]:
+    def sentences(of: Translated, choices: Choices, by: Caller, _: Redirection | None) -> list[str]:
         text = _text(page)
         try:
             return explain.calls(of, choices, by, destinations.read(text))
@@ -97,16 +106,20 @@ def tell_of_calls(place: Path, pod: Key, page: str, settings: Settings) -> int:
     return _say(place, pod, settings, sentences)
 
 
-def _say(place: Path, pod: Key, settings: Settings, about: Callable[[Translated, Choices, Caller], list[str]]) -> int:
+def _say(place: Path, pod: Key, settings: Settings, about: _About) -> int:
     try:
-        mesh = load(place)
+        mesh, redirected = load(place, pod)
         choices = choices_of(settings)
-        sentences = about(Translated(mesh, choices), choices, caller(mesh, pod))
+        sentences = about(Translated(mesh, choices), choices, caller(mesh, pod), redirected)
     except (DiskError, ValueError) as error:
         return _unusable(error)
-    print("\n".join(line if line.startswith(" ") else fill(line, WIDTH, subsequent_indent="  ") for line in sentences))
+    print("\n".join(line if line.startswith(" ") else _folded(line) for line in sentences))
     _warn(_missing(mesh, place, pod))
     return OK
+
+
+def _folded(line: str) -> str:
+    return fill(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False)  # the names of annotations have some
 
 
 def _missing(mesh: Mesh, place: Path, pod: Key) -> list[str]:

@@ -1,12 +1,14 @@
 """In words: where a request from a pod to a host would go, under which policy, and why. Says what `translate` does."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit
 
 from controlplane.xds import destinations, endpoints, routes, scope
 from controlplane.xds.destinations import Called
 from controlplane.xds.mesh import Endpoint, Key, Mesh, Port, Problem, Service
 from controlplane.xds.policies import DEFAULT, PREFIX, TABLE, Policy
+from controlplane.xds.redirection import Redirection, Seen, Unseen
 from controlplane.xds.snapshot import Caller, Kind
 from controlplane.xds.translate import Choices
 from controlplane.xds.translated import Translated
@@ -21,14 +23,31 @@ def problems(mesh: Mesh) -> list[Problem]:
     return [*mesh.problems, *(problem for service in mesh.all_services() for problem in service.problems)]
 
 
-def request(snapshot: Translated, choices: Choices, by: Caller, url: str, method: str = "GET") -> list[str]:
-    """The sentences. `url` is `http://orders:80/path`, or only `orders:80`. Raises ValueError if it is neither."""
+def request(
+    snapshot: Translated,
+    choices: Choices,
+    by: Caller,
+    redirection: Redirection | None,
+    url: str,
+    method: str = "GET",
+) -> list[str]:
+    """The sentences. `url` is `http://orders:80/path`, or only `orders:80`. Raises ValueError if it is neither.
+
+    Without `redirection`, that of the caller's pod, it is taken for granted that the sidecar sees the request.
+    """
     host, number = _host(url)
     found = _service(snapshot.mesh, choices, by, host)
+    ways = {address: redirection.of(address, number) for address in _dialled(host, found)} if redirection else {}
     lines = [f"{method} {host}:{number} from {by.namespace}/{by.pod}{_place(by)}", ""]
+    unseen = [way.why for way in ways.values() if isinstance(way, Unseen)]
+    if ways and len(unseen) == len(ways):
+        return [*lines, f"No sidecar sees it: {unseen[0]}.", f"It goes to where the application dials, {_WITHOUT}."]
     if found is None:
-        return [*lines, f"{host} is no Service of the cluster: it passes through to the address that was dialled."]
-    return [*lines, *_told(snapshot, choices, by, found, number, method), *_complaints(found)]
+        lines.append(f"{host} is no Service of the cluster: it passes through to the address that was dialled.")
+    else:
+        opaque = next((way.opaque for way in ways.values() if isinstance(way, Seen)), "")
+        lines += _told(snapshot, choices, by, found, number, method, opaque)
+    return [*lines, *_exceptions(ways), *(_complaints(found) if found else ())]
 
 
 def calls(snapshot: Translated, choices: Choices, by: Caller, called: Called) -> list[str]:
@@ -93,6 +112,29 @@ def _place(by: Caller) -> str:
     return f", on node {by.node}{f' in zone {by.zone}' if by.zone else ''}" if by.node else ""
 
 
+def _dialled(host: str, service: Service | None) -> Sequence[str]:
+    """The addresses that the application may dial: at least one, which is empty if only DNS knows."""
+    try:
+        return (str(ip_address("127.0.0.1" if host == "localhost" else host)),)
+    except ValueError:
+        return (service.addresses if service and service.form == "balanced" else ()) or ("",)
+
+
+_WITHOUT = "without retries, limits or ejection"
+
+
+def _exceptions(ways: Mapping[str, Seen | Unseen]) -> Iterator[str]:
+    """At which addresses that holds, if not at all of them."""
+    for address, way in ways.items():
+        match way:
+            case Unseen(why):
+                yield f"Not at {address}, where no sidecar sees it: {why}."
+            case Seen(unless=unless) if unless:
+                yield f"No sidecar sees it if {unless}."
+            case _:
+                pass
+
+
 def _service(mesh: Mesh, choices: Choices, by: Caller, host: str) -> Service | None:
     """The Service of that name or ClusterIP, in view or not."""
     wanted = {host, f"[{host}]"}
@@ -104,7 +146,7 @@ def _service(mesh: Mesh, choices: Choices, by: Caller, host: str) -> Service | N
 
 
 def _told(
-    snapshot: Translated, choices: Choices, by: Caller, service: Service, number: int, method: str
+    snapshot: Translated, choices: Choices, by: Caller, service: Service, number: int, method: str, opaque: str
 ) -> Iterator[str]:
     port = service.port(number)
     if service.form == "external":
@@ -115,7 +157,12 @@ def _told(
         yield f"Service {service.key} has no TCP port {number}{_ports(service)}: it passes through."
     elif service not in snapshot.views.services(snapshot.views.of(by)):
         yield from _out_of_view(choices, by, service)
+    elif opaque and port.protocol != "tcp":
+        yield f"It passes through as TCP to where kube-proxy sends it, {_WITHOUT}: {opaque}."
+        yield f"That a Service carries TCP, it says by {PREFIX}protocol, by appProtocol, or by the name of its port."
     else:
+        if opaque:
+            yield f"No request is looked for: {opaque}."
         yield from _in_view(snapshot, by, service, port, method)
         if choices.waits(snapshot.views.of(by)) and port.protocol != "tcp":
             yield "On demand: the first request waits until the control plane has told of it; without one, it gets 503."
@@ -128,7 +175,7 @@ def _ports(service: Service) -> str:
 def _out_of_view(choices: Choices, by: Caller, service: Service) -> Iterator[str]:
     why = _missing(choices, by, service)
     yield (
-        f"It passes through to where kube-proxy sends it, without retries, limits or ejection: {service.key} is not "
+        f"It passes through to where kube-proxy sends it, {_WITHOUT}: {service.key} is not "
         f"{why}.{'' if why.startswith('told') else _CHANGE}"
     )
     if not why.startswith("told"):

@@ -111,3 +111,32 @@ class Pod(Struct):
 
     metadata: Metadata
     spec: PodSpec | None = None
+
+
+class Variable(Struct):
+    """One of a container's environment."""
+
+    name: str
+    value: str | None = None
+
+
+class Container(Struct):
+    """What it is told."""
+
+    name: str
+    env: list[Variable] | None = None
+
+
+class Containers(Struct):
+    """What runs in a pod, and on which network."""
+
+    containers: list[Container] | None = None
+    init_containers: list[Container] | None = None
+    host_network: bool | None = None
+
+
+class WholePod(Struct):
+    """The same Pod from a file, as far as its sidecar is concerned."""
+
+    metadata: Metadata
+    spec: Containers

@@ -8,20 +8,29 @@ import pytest
 import yaml
 
 from controlplane.__main__ import main
-from controlplane.xds import clusters, explain
+from controlplane.xds import clusters, explain, redirection
 from controlplane.xds.destinations import Called
 from controlplane.xds.mesh import Key
 from controlplane.xds.scope import Scope
 from controlplane.xds.snapshot import Caller, Kind
 from controlplane.xds.translate import Choices
 from controlplane.xds.translated import Translated
+from tests import build
 from tests.cluster import WEB, endpoint, node, service, slice_of, terminating, translated
 
 CLUSTER = Choices(scope=Scope(default="cluster"))
 
 
-def told(of: Translated, url: str, by: Caller = WEB, method: str = "GET", choices: Choices | None = None) -> str:
-    return " ".join(explain.request(of, choices or Choices(), by, url, method))
+def told(
+    of: Translated,
+    url: str,
+    by: Caller = WEB,
+    method: str = "GET",
+    choices: Choices | None = None,
+    pod: build.Document | None = None,
+) -> str:
+    redirected = redirection.read(pod) if pod else None
+    return " ".join(explain.request(of, choices or Choices(), by, redirected, url, method))
 
 
 @pytest.mark.parametrize(
@@ -130,6 +139,59 @@ def test_what_comes_on_demand_is_said_to_be_waited_for() -> None:
     assert "On demand" not in told(of, "orders", Caller("shop", "web-1", upstreams=("orders",)), choices=choices)
 
 
+# What the sidecar does not see
+
+
+def pod(**annotations: str) -> build.Document:
+    """An injected one; _ in the name of an annotation is a hyphen."""
+    return build.injected(build.pod({name.replace("_", "-"): value for name, value in annotations.items()}))
+
+
+def test_a_request_that_no_sidecar_sees_goes_where_it_is_dialled_whatever_its_service_says() -> None:
+    said = told(translated(service(), slice_of()), "orders", pod=pod(exclude_outbound_ports="80"))
+    assert "No sidecar sees it: port 80 is excluded, by the pod's annotation" in said
+    assert said.endswith("It goes to where the application dials, without retries, limits or ejection.")
+
+
+def test_a_service_is_excluded_by_its_cluster_ip() -> None:
+    said = told(translated(service(), slice_of()), "orders", pod=pod(exclude_outbound_cidrs="10.96.0.0/16"))
+    assert "No sidecar sees it: 10.96.0.10 is in 10.96.0.0/16" in said
+
+
+def test_a_service_that_is_excluded_in_one_family_is_told_in_the_other() -> None:
+    both = service(clusterIPs=["10.96.0.10", "fd96::a"], ipFamilies=["IPv4", "IPv6"])
+    said = told(translated(both, slice_of()), "orders", pod=pod(exclude_outbound_cidrs="fd96::/64"))
+    assert "Cluster shop/orders:80." in said
+    assert "Not at fd96::a, where no sidecar sees it: fd96::a is in fd96::/64" in said
+
+
+@pytest.mark.parametrize("host", ["example.com", "stateful"])
+def test_a_host_whose_address_only_dns_knows_is_told_with_the_networks_that_are_excluded(host: str) -> None:
+    of = translated(service("stateful", clusterIP="None"))
+    assert "No sidecar sees it if its address is in 10.0.0.0/8" in told(
+        of, host, pod=pod(exclude_outbound_cidrs="10.0.0.0/8")
+    )
+
+
+@pytest.mark.parametrize("host", ["localhost:80", "127.0.0.1:80", "[::1]:80"])
+def test_what_an_application_sends_to_itself_no_sidecar_sees(host: str) -> None:
+    assert "No sidecar sees it: loopback is not redirected." in told(translated(), host, pod=pod())
+
+
+def test_an_opaque_port_passes_through_unless_its_service_says_that_it_carries_tcp() -> None:
+    opaque = pod(opaque_outbound_ports="80")
+    said = told(translated(service(), slice_of()), "orders", pod=opaque)
+    assert "It passes through as TCP to where kube-proxy sends it" in said
+    assert "port 80 is opaque, by the pod's annotation envoy-sidecar.io/opaque-outbound-ports: 80." in said
+    carries_tcp = translated(service(annotations={"protocol": "tcp"}), slice_of())
+    assert "TCP: a connection goes to one of them" in told(carries_tcp, "orders", pod=opaque)
+
+
+def test_without_the_spec_of_its_pod_a_request_is_taken_for_seen() -> None:
+    said = told(translated(service(), slice_of()), "orders", pod={"metadata": {"name": "web-1"}})
+    assert "Cluster shop/orders:80." in said
+
+
 # What a pod calls
 
 
@@ -182,6 +244,24 @@ def test_render_prints_what_the_proxy_gets_and_warns_of_what_is_wrong(
     assert [one["name"] for one in resources["listeners"]] == ["out_80"]
     assert "warning: Service shop/bad: envoy-sidecar.io/retries: 'many'" in printed.err
     assert "Pod shop/web-1: not in" in printed.err
+
+
+def test_a_pod_of_the_file_is_explained_by_its_own_rules(manifests: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pods = [pod(exclude_outbound_ports="80"), build.pod(labels={"envoy-sidecar.io/inject": "disabled"})]
+    pods[1]["metadata"]["name"] = "web-2"
+    manifests.with_name("pods.yaml").write_text(yaml.safe_dump_all(pods))
+    said = []
+    for name in ("web-1", "web-2"):
+        assert main(["explain", "-f", str(manifests.parent), "--node", f"shop/{name}", "orders"]) == 0
+        said.append(capsys.readouterr().out)
+    assert "envoy-sidecar.io/exclude-outbound-ports: 80." in said[0]
+    assert "envoy-sidecar.io/inject: disabled" in said[1]
+
+
+def test_render_warns_of_a_pod_whose_sidecar_sees_nothing(manifests: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifests.with_name("pod.yaml").write_text(yaml.safe_dump(build.pod(hostNetwork=True)))
+    assert main(["render", "-f", str(manifests.parent), "--node", "shop/web-1"]) == 0
+    assert "warning: no request is seen by Envoy: the pod has no sidecar" in capsys.readouterr().err
 
 
 def test_the_settings_upstreams_are_those_of_a_pod_that_declares_none(
