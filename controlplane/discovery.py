@@ -77,6 +77,8 @@ def cluster(way: Way, *, dual: bool) -> Json:
                 dns_lookup_family="ALL" if dual else "V4_ONLY",
             ),
         },
+        # By turns, proxies that came to one replica together would all go on together to the next, for hours.
+        "lb_policy": "RANDOM",
         "connect_timeout": "1s",
         "load_assignment": {
             "cluster_name": CLUSTER,

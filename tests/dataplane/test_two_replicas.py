@@ -1,11 +1,12 @@
 """Two replicas of the control plane with the same manifests: whichever a proxy asks, it is told the same."""
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -14,14 +15,33 @@ from tests.apiserver.processes import eventually
 from tests.dataplane.lab import NODE, Lab, Pod, lab, manifest
 from tests.dataplane.pairs import IDLE
 from tests.dataplane.steady import Steady
-from tests.dataplane.told import CLUSTER_IP, NAME, ControlPlane, admin, ask, control_plane, orders, replica, until_told
+from tests.dataplane.told import (
+    CLUSTER_IP,
+    NAME,
+    PROGRAM,
+    ControlPlane,
+    admin,
+    ask,
+    control_plane,
+    orders,
+    replica,
+    until_told,
+)
 
 pytestmark = [pytest.mark.dataplane, pytest.mark.envoy]
 
 OTHER = "10.77.0.253"  # the second replica's address; the first one's is the node's
+# `controlplane`, with streams that end after two seconds instead of half an hour.
+SHORT = """
+import sys
+from controlplane.xds.transport import Limits
+Limits.__init__.__kwdefaults__["connection_age"] = 2.0
+from controlplane.__main__ import main
+sys.exit(main())
+"""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     with lab(tmp_path_factory.mktemp("lab")) as made:
         made.node.run("ip", "address", "add", OTHER, "dev", "lo")
@@ -29,16 +49,22 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def pods(place: Lab) -> list[Pod]:
+    """Those of orders."""
+    return [place.pod(manifest(name, replica(name))) for name in ("one", "two")]
+
+
 class Replica:
     """One of the two, which can be asked about itself."""
 
-    def __init__(self, plane: ControlPlane, address: str, pages: int) -> None:
-        self._plane, self._pages = plane, pages
+    def __init__(self, plane: ControlPlane, address: str, pages: int, program: Sequence[str] = PROGRAM) -> None:
+        self._plane, self._pages, self._program = plane, pages, program
         self._options = ("--xds-address", f"{address}:{plane.port}", "--metrics-port", f"{pages}")
         self._stack = ExitStack()
 
     def start(self) -> None:
-        self.process = self._stack.enter_context(self._plane.serving(*self._options))
+        self.process = self._stack.enter_context(self._plane.serving(*self._options, program=self._program))
         eventually(lambda: self.metric("streams") == 0, "it answers")
 
     def stop(self) -> None:
@@ -60,22 +86,33 @@ class Replica:
         return found
 
 
-@pytest.fixture
-def two(place: Lab, tmp_path: Path) -> Iterator[tuple[Replica, Replica, ControlPlane]]:
-    folders = [tmp_path / "first", tmp_path / "second"]
-    for folder in folders:
-        folder.mkdir()
+@contextmanager
+def pair(
+    place: Lab, pods: Sequence[Pod], folder: Path, program: Sequence[str] = PROGRAM
+) -> Iterator[tuple[Replica, Replica, ControlPlane]]:
+    """Both, which do not run yet, and what pods that ask them need."""
+    folders = [folder / "first", folder / "second"]
+    for one in folders:
+        one.mkdir()
     plane = control_plane(place, folders[0])
     twin = replace(plane, folder=folders[1])
-    pods = [place.pod(manifest(name, replica(name))) for name in ("one", "two")]
     for either in (plane, twin):
         either.say(*orders(pods, timeout="5s"))
+    pages = plane.port + 10_000
+    first = Replica(plane, NODE["ipv4"], pages, program)
+    second = Replica(twin, OTHER, pages + 1, program)
     with ExitStack() as stack:
-        made = Replica(plane, NODE["ipv4"], plane.port + 10_000), Replica(twin, OTHER, plane.port + 10_001)
-        for one in made:
-            stack.callback(one.stop)
+        for made in (first, second):
+            stack.callback(made.stop)
+        yield first, second, plane
+
+
+@pytest.fixture
+def two(place: Lab, pods: Sequence[Pod], tmp_path: Path) -> Iterator[tuple[Replica, Replica, ControlPlane]]:
+    with pair(place, pods, tmp_path) as made:
+        for one in made[:2]:
             one.start()
-        yield *made, plane
+        yield made
 
 
 def test_a_proxy_that_moves_to_another_replica_is_told_nothing_new_and_fails_no_request(
@@ -100,6 +137,33 @@ def test_a_proxy_that_moves_to_another_replica_is_told_nothing_new_and_fails_no_
     assert load.failures == []
     assert len(load.seconds) > 100
     assert changes(pod) == before
+
+
+def test_a_replica_that_starts_later_gets_its_share_of_the_proxies_and_no_request_fails(
+    place: Lab, pods: Sequence[Pod], tmp_path: Path
+) -> None:
+    with pair(place, pods, tmp_path, ("-c", SHORT)) as (first, second, plane):
+        callers = [place.pod(manifest(f"web-{number}", IDLE), settings=plane.settings) for number in range(5)]
+        first.start()
+        for pod in callers:
+            until_told(pod, "out_80")
+        before = [changes(pod) for pod in callers]
+        load = Steady(callers[0], CLUSTER_IP, "orders")
+        with load.running(connections=2, rate=50):
+            second.start()
+            eventually(partial(keep_proxies, (first, second)), "both keep proxies", seconds=60)
+    assert load.failures == []
+    assert len(load.seconds) > 50
+    assert [changes(pod) for pod in callers] == before
+
+
+def keep_proxies(replicas: Sequence[Replica]) -> bool:
+    """Whether each of them has some all the time for 2 s: such as all go back and forth do so within half of that."""
+    end = monotonic() + 2
+    while monotonic() < end:
+        if not all(one.metric("streams") for one in replicas):
+            return False
+    return True
 
 
 def serves(replica: Replica) -> bool:
