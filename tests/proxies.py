@@ -97,8 +97,9 @@ def status(port: int, token: str, requests: Iterable[bytes]) -> tuple[Any, str]:
     gRPC's client for asyncio replaces the server's status by one of its own, INTERNAL, when it writes to a stream that
     has ended (grpc/grpc#36066); its other clients keep it.
     """
+    metadata = [("authorization", f"Bearer {token}")]
     with grpc.insecure_channel(f"127.0.0.1:{port}", options=OPTIONS) as connection:
-        stream = connection.stream_stream(METHOD)(iter(requests), metadata=[("authorization", f"Bearer {token}")])
+        stream = connection.stream_stream(METHOD)(iter(requests), timeout=60, metadata=metadata)
         with suppress(grpc.RpcError):
             deque(stream, maxlen=0)  # what is not read lies before the status
         return stream.code(), stream.details()
