@@ -10,6 +10,7 @@ from controlplane.extensions import Json
 from controlplane.settings import Settings
 from controlplane.xds import destinations, disk, explain, redirection, scope
 from controlplane.xds.disk import DiskError
+from controlplane.xds.identity import Identity
 from controlplane.xds.mesh import Key, Mesh
 from controlplane.xds.redirection import Redirection
 from controlplane.xds.scope import Scope
@@ -43,7 +44,7 @@ def load(place: Path, pod: Key) -> tuple[Mesh, Redirection | None]:
 
 def caller(mesh: Mesh, pod: Key) -> Caller:
     """That pod's proxy; a pod that is not there is on no node and declares nothing."""
-    return Directory(mesh)(Caller(pod.namespace, pod.name))
+    return Directory(mesh)(Identity(pod.namespace, pod.name))
 
 
 def told(snapshot: Translated, by: Caller) -> dict[Kind, dict[str, Json]]:
@@ -131,7 +132,7 @@ def _missing(mesh: Mesh, place: Path, pod: Key) -> list[str]:
 
 
 def _text(page: str) -> str:
-    """Raises ValueError."""
+    """The page, from a file or, for `-`, standard input. Raises ValueError."""
     try:
         return sys.stdin.read() if page == "-" else Path(page).read_text()
     except OSError as error:

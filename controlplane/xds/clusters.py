@@ -1,13 +1,11 @@
 """A Service's port as Envoy's cluster: how its endpoints are balanced, limited and left alone when they fail."""
 
-from controlplane.clusters import BUFFER_BYTES, MAX_HEADERS, MAX_HEADERS_KB
-from controlplane.extensions import PRESERVE_CASE, Json, config, extension
+from controlplane.clusters import BUFFER_BYTES, http_options
+from controlplane.extensions import Json, extension
 from controlplane.headers import UNPROCESSED
 from controlplane.xds.mesh import Service
 from controlplane.xds.policies import Policy
 from controlplane.xds.values import Balancing
-
-_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
 def cluster(name: str, service: Service, domain: str) -> Json:
@@ -26,7 +24,7 @@ def cluster(name: str, service: Service, domain: str) -> Json:
         **({"upstream_connection_options": _keepalive(policy)} if policy.tcp_keepalive else {}),
         "ignore_health_on_host_removal": True,
         **({"health_checks": [_health_check(service, domain)]} if policy.health_check else {}),
-        "typed_extension_protocol_options": {_HTTP_OPTIONS: _http(policy)},
+        "typed_extension_protocol_options": _http(policy),
     }
 
 
@@ -141,19 +139,8 @@ def _health_check(service: Service, domain: str) -> Json:
 
 
 def _http(policy: Policy) -> Json:
-    return config(
-        _HTTP_OPTIONS,
-        common_http_protocol_options={
-            "idle_timeout": seconds(policy.idle_timeout),
-            "max_headers_count": MAX_HEADERS,
-            "max_response_headers_kb": MAX_HEADERS_KB,
-        },
-        use_downstream_protocol_config={
-            "http_protocol_options": {"header_key_format": PRESERVE_CASE, "enable_trailers": True},
-            "http2_protocol_options": {"allow_connect": True},
-        },
-        **({"http_filters": _FILTERS} if policy.retries and policy.retry_methods != "all" else {}),
-    )
+    filters = {"http_filters": _FILTERS} if policy.retries and policy.retry_methods != "all" else {}
+    return http_options(seconds(policy.idle_timeout), **filters)
 
 
 # An application without a sidecar may pass on what another's sidecar said to it. So the marker counts only if it names

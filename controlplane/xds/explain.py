@@ -86,11 +86,15 @@ def _why(choices: Choices, by: Caller, service: Service, seen: Sequence[Service]
 
 
 def _missing(choices: Choices, by: Caller, service: Service) -> str:
-    if by.upstreams and not any(scope.key(name, by.namespace) == service.key for name in by.upstreams):
+    if _declares_others(by, service):
         return "among the upstreams that the pod declares"
     if service.locality == "node-only":
         return "told to pods whose node is not known, for its internalTrafficPolicy is Local"
     return f"in the default scope, {choices.scope.default}"
+
+
+def _declares_others(by: Caller, service: Service) -> bool:
+    return bool(by.upstreams) and all(scope.key(name, by.namespace) != service.key for name in by.upstreams)
 
 
 def _host(url: str) -> tuple[str, int]:
@@ -173,12 +177,12 @@ def _ports(service: Service) -> str:
 
 
 def _out_of_view(choices: Choices, by: Caller, service: Service) -> Iterator[str]:
-    why = _missing(choices, by, service)
+    helps = _declares_others(by, service) or service.locality != "node-only"  # to declare it
     yield (
         f"It passes through to where kube-proxy sends it, {_WITHOUT}: {service.key} is not "
-        f"{why}.{'' if why.startswith('told') else _CHANGE}"
+        f"{_missing(choices, by, service)}.{_CHANGE if helps else ''}"
     )
-    if not why.startswith("told"):
+    if helps:
         names = ",".join(sorted({*by.upstreams, _name(service.key, by)}))
         whole = "" if by.upstreams else "  # and the others that it calls: a declaration is the whole scope"
         yield f'  {UPSTREAMS}: "{names}"{whole}'

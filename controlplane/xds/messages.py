@@ -130,7 +130,8 @@ def _cluster(text: str) -> bytes:
 @lru_cache(maxsize=1024)
 def _cluster_like(text: str) -> Message:
     """With a field of Envoy 1.40's that the messages at hand do not know: `budget_interval`, a Duration, the third of
-    RetryBudget. What a message does not know, it keeps as it came."""
+    RetryBudget. What a message does not know, it keeps as it came.
+    """
     known = json.loads(text)
     limits = known.get("circuit_breakers", {}).get("thresholds", [])
     intervals = [one.get("retry_budget", {}).pop("budget_interval", None) for one in limits]

@@ -87,10 +87,7 @@ def _routes(cluster: str, service: Service) -> list[Json]:
     repeatable = {**to, "retry_policy": _retry(policy, policy.retry_on)}
     if policy.retry_methods == "all":
         return [_connect(to), {"match": {"prefix": "/"}, "route": repeatable}]
-    careful = {
-        **_retry(policy, _UNBEGUN),
-        "retriable_headers": [{"name": UNPROCESSED, "string_match": {"exact": "true"}}],
-    }
+    careful = {**_retry(policy, _UNBEGUN), "retriable_headers": [_IS_UNPROCESSED]}
     return [
         _connect(to),
         {"match": {"prefix": "/", "headers": [_IS_IDEMPOTENT]}, "route": repeatable},

@@ -2,28 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
+from controlplane.xds.identity import Identity
 from controlplane.xds.mesh import Key, Mesh
 from controlplane.xds.snapshot import Caller, Kind, Snapshot
 from controlplane.xds.translate import Choices
 from controlplane.xds.translated import Translated
-
-
-class Identity(Protocol):
-    """The pod that a token was made for."""
-
-    @property
-    def namespace(self) -> str: ...
-
-    @property
-    def pod(self) -> str: ...
-
-    @property
-    def service_account(self) -> str: ...
-
-    @property
-    def node(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,6 +17,7 @@ class Directory:
     mesh: Mesh
 
     def __call__(self, identity: Identity) -> Caller:
+        """The caller that a token stands for."""
         workload = self.mesh.workloads.get(Key(identity.namespace, identity.pod))
         node = identity.node or (workload.node if workload else "")
         return Caller(
