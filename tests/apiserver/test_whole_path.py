@@ -22,6 +22,7 @@ from tests.apiserver.admissions import MEASURED
 from tests.apiserver.cluster import Cluster, Object
 from tests.apiserver.operated import SHOP, Operated, operating
 from tests.apiserver.processes import eventually
+from tests.bench.measure import least, percentile
 from tests.cluster import slice_of
 from tests.dataplane.lab import NODE, Lab, Pod, application, lab, manifest
 from tests.dataplane.told import admin, ask, replica, until_told
@@ -169,22 +170,29 @@ def test_a_change_of_endpoints_is_in_use_a_moment_after_the_api_server_has_it(
     """With the wait that gathers changes: the first is told at once, and each comes a while after the one before."""
     account = Account(shop.up.cluster, "admin", shop.up.cluster.token)
     path = f"/apis/discovery.k8s.io/v1/namespaces/{SHOP}/endpointslices/orders-a"
-    seconds = []
-    for number in range(20):
-        wanted = number % 2
-        endpoints = slice_of("orders", [shop.replicas[wanted].address["ipv4"]])["endpoints"]
-        eventually(lambda: not shop.called(3)[NAMES[wanted]] or number == 0, "the former change is in use")  # noqa: B023
-        answer = account.ask("PATCH", path, {"endpoints": endpoints}, MERGE_PATCH, dry=False)
-        began = monotonic()
-        assert answer.status == 200, answer.message
-        while set(shop.called(1)) != {NAMES[wanted]}:
-            assert monotonic() < began + 10
-        seconds.append(monotonic() - began)
+    longest = 0.0
+
+    def median() -> float:
+        nonlocal longest
+        seconds = []
+        for number in range(20):
+            wanted = number % 2
+            endpoints = slice_of("orders", [shop.replicas[wanted].address["ipv4"]])["endpoints"]
+            eventually(lambda: not shop.called(3)[NAMES[wanted]] or number == 0, "the former change is in use")  # noqa: B023
+            answer = account.ask("PATCH", path, {"endpoints": endpoints}, MERGE_PATCH, dry=False)
+            began = monotonic()
+            assert answer.status == 200, answer.message
+            while set(shop.called(1)) != {NAMES[wanted]}:
+                assert monotonic() < began + 10
+            seconds.append(monotonic() - began)
+        longest = max(seconds)
+        return percentile(seconds, 50)
+
+    found = least(median, 0.15)
     say(shop.up.cluster, shop.replicas)
-    seconds.sort()
-    told = f"a change of endpoints, from the API server to a request: p50 {1000 * seconds[10]:.0f} ms"
-    record_property(MEASURED, f"{told}, longest {1000 * seconds[-1]:.0f} ms")
-    assert seconds[10] < 1  # 0.15 on a machine with nothing else to do
+    told = f"a change of endpoints, from the API server to a request: p50 {1000 * found:.0f} ms"
+    record_property(MEASURED, f"{told}, longest {1000 * longest:.0f} ms")
+    assert found <= 0.15
 
 
 def test_the_token_is_good_for_the_control_plane_and_nobody_else(shop: Shop) -> None:

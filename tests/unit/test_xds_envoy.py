@@ -13,7 +13,9 @@ from controlplane.xds.service import Discovery, Place
 from controlplane.xds.snapshot import Kind, Snapshot
 from controlplane.xds.transport import Limits
 from tests import mounted
+from tests.apiserver.admissions import MEASURED
 from tests.apiserver.processes import eventually, free_port
+from tests.bench.measure import least, percentile
 from tests.envoys import Told, asking, backend, callers, cluster, endpoints, listener, routes, sidecar, told
 from tests.tokens import reviewed, token
 
@@ -80,20 +82,27 @@ def test_envoy_is_told_where_to_send_requests_and_follows_changes(plane: Plane, 
         assert "deprecated" not in envoy.log.lower()
 
 
-def test_a_change_of_endpoints_is_in_use_within_milliseconds(plane: Plane, tls: Path, record_property: Record) -> None:
+def test_a_change_of_endpoints_is_in_use_within_20_milliseconds(
+    plane: Plane, tls: Path, record_property: Record
+) -> None:
     with backend("one") as one, backend("two") as two, sidecar(plane.port, authority(tls)) as envoy:
         plane.tell(told(envoy.port, a=[one]))
         eventually(lambda: _answers(envoy) == "one", "requests reach the endpoint")
-        times = []
-        for number in range(20):
-            name, port = (("two", two), ("one", one))[number % 2]
-            start = monotonic()
-            plane.tell(told(envoy.port, a=[port]))
-            while envoy.ask() != name:
-                assert monotonic() < start + 5
-            times.append(monotonic() - start)
-        record_property("milliseconds", sorted(round(1000 * time, 1) for time in times))
-        assert sorted(times)[10] < 0.15
+
+        def median() -> float:
+            times = []
+            for number in range(20):
+                name, port = (("two", two), ("one", one))[number % 2]
+                start = monotonic()
+                plane.tell(told(envoy.port, a=[port]))
+                while envoy.ask() != name:
+                    assert monotonic() < start + 5
+                times.append(monotonic() - start)
+            return percentile(times, 50)
+
+        found = least(median, 0.020)
+    record_property(MEASURED, f"a change of endpoints, from the control plane to a request: p50 {1000 * found:.1f} ms")
+    assert found <= 0.020
 
 
 def test_no_request_fails_while_a_route_moves_to_a_new_cluster_and_the_old_one_goes(plane: Plane, tls: Path) -> None:
@@ -250,11 +259,15 @@ def test_a_proxy_that_is_refused_goes_on_with_what_it_has(plane: Plane, tls: Pat
 
 
 def test_envoy_starts_without_a_control_plane(tls: Path, record_property: Record) -> None:
-    start = monotonic()
-    with sidecar(free_port(), authority(tls)) as envoy:
-        eventually(lambda: envoy.admin("/ready").strip() == "LIVE", "Envoy is ready")
-        record_property("seconds", round(monotonic() - start, 2))
-        assert monotonic() - start < 10  # goal: 2.5, on a machine with nothing else to do
+    def seconds() -> float:
+        start = monotonic()
+        with sidecar(free_port(), authority(tls)) as envoy:
+            eventually(lambda: envoy.admin("/ready").strip() == "LIVE", "Envoy is ready")
+            return monotonic() - start
+
+    found = least(seconds, 2.5)
+    record_property(MEASURED, f"without a control plane, Envoy is ready after {found:.2f} s")
+    assert found <= 2.5
 
 
 def _answers(envoy: Any) -> str | None:
