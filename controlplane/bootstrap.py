@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from controlplane import access_log, clusters, discovery, explicit, listeners, probes, statistics, tracing
 from controlplane.access_log import AccessLog
 from controlplane.bounds import Between, HostPort
+from controlplane.clusters import ADMIN_SOCKET
 from controlplane.extensions import Json, extension
 from controlplane.ports import PORTS, Ports
 from controlplane.tracing import Tracing
@@ -37,7 +38,7 @@ __all__ = [
 class Bootstrap:
     """The settings file's `bootstrap:` section. A change makes a ConfigMap of another name."""
 
-    # Which of the two files a pod in mode none reads: it has no init container that could ask the node for IPv6.
+    # Where a pod in mode none listens: it has no init container that could ask the node for IPv6.
     ip_families: Literal["dual", "ipv4"] = "dual"
     # Connections from clients and from the application, together, that a sidecar keeps open; it refuses the next.
     max_connections: Annotated[int, Between(1, 10_000_000)] = 50_000
@@ -56,16 +57,18 @@ UPGRADES = ("websocket", "SPDY/3.1", "tcp")  # browsers; kubectl exec and port-f
 
 
 def render(bootstrap: Bootstrap) -> dict[str, str]:
-    """The ConfigMap's data: a file for nodes with IPv6, and one for nodes without; both again for mode tproxy.
+    """The ConfigMap's data: a file for nodes with IPv6, and one for nodes without; both again for mode tproxy; and one
+    for mode none.
 
     Without IPv6, a listener on `::` makes Envoy exit; the init container knows, and links the right one. With a control
     plane, two more say how to trust it and how to be trusted.
     """
     files = {
-        f"bootstrap-{families}{suffix}.json": _document(bootstrap, families == "dual", keeps_source)
+        f"bootstrap-{families}{suffix}.json": _redirected(bootstrap, families == "dual", keeps_source)
         for families in ("dual", "ipv4")
         for suffix, keeps_source in (("", False), ("-tproxy", True))
     }
+    files["bootstrap-none.json"] = _explicit(bootstrap)
     if bootstrap.control_plane:
         files |= discovery.secrets(discovery.way(bootstrap.control_plane))
     return {name: json.dumps(content, indent=1) + "\n" for name, content in files.items()}
@@ -115,31 +118,19 @@ def overlay(
     *,
     node_metadata: Mapping[str, object],
     access_log: AccessLog,
-    explicit_proxy: Bootstrap | None = None,
     tcp_probes: Mapping[str, int] | None = None,
     tcp_probe_seconds: int = 1,
 ) -> Json:
     """What a pod's `--config-yaml` merges over the file: scalars replace, repeated fields append.
 
-    `explicit_proxy` adds the one of mode none, by these settings; `tcp_probes` a listener that connects to these ports
-    when asked for these paths. Envoy reads no environment; the kubelet puts values
-    in place of `$(VAR)`, unescaped, so only values that are safe inside JSON may stand there: names and addresses.
+    `tcp_probes` adds a listener that connects to these ports when asked for these paths. Envoy reads no environment;
+    the kubelet puts values in place of `$(VAR)`, unescaped, so only values that are safe inside JSON may stand there:
+    names and addresses.
     """
     return {
         "node": {"metadata": dict(node_metadata)},
         "layered_runtime": {"layers": [_layer("pod", access_log)]},
-        # A pod has one of these at most: in mode none, probes reach the application by themselves.
-        **({"static_resources": _explicit(explicit_proxy)} if explicit_proxy else {}),
         **({"static_resources": probes.static(tcp_probes, tcp_probe_seconds)} if tcp_probes else {}),
-    }
-
-
-@lru_cache(maxsize=8)
-def _explicit(bootstrap: Bootstrap) -> Json:
-    dual = bootstrap.ip_families == "dual"
-    return {
-        "listeners": [explicit.listener(dual=dual, upgrades=_upgrades(bootstrap))],
-        "clusters": [explicit.cluster(dual=dual, connect_timeout_seconds=bootstrap.connect_timeout_seconds)],
     }
 
 
@@ -149,26 +140,53 @@ def _upgrades(bootstrap: Bootstrap) -> tuple[str, ...]:
     return tuple(token for name, token in reversed(tokens.items()) if name != "connect")
 
 
-def _document(bootstrap: Bootstrap, dual: bool, keeps_source: bool) -> Json:
-    traced = tracing.manager_options(bootstrap.tracing)
+def _redirected(bootstrap: Bootstrap, dual: bool, keeps_source: bool) -> Json:
+    """For a pod whose traffic is redirected."""
     way = discovery.way(bootstrap.control_plane) if bootstrap.control_plane else None
+    return _document(
+        bootstrap,
+        listeners=listeners.static(
+            dual=dual,
+            upgrades=_upgrades(bootstrap),
+            tracing=tracing.manager_options(bootstrap.tracing),
+            keeps_source=keeps_source,
+        ),
+        clusters=[
+            *clusters.static(bootstrap.connect_timeout_seconds),
+            *tracing.clusters(bootstrap.tracing, dual=dual),
+            *([discovery.cluster(way, dual=dual)] if way else []),
+        ],
+        told=way is not None,
+    )
+
+
+def _explicit(bootstrap: Bootstrap) -> Json:
+    """For a pod in mode none. It asks no control plane: nothing that one tells would ever be used.
+
+    A listener that it tells of takes over what iptables redirected, and here the application connects to the proxy
+    itself; with routes from there, the proxy would answer 404 where no control plane is.
+    """
+    dual = bootstrap.ip_families == "dual"
+    return _document(
+        bootstrap,
+        listeners=[explicit.listener(dual=dual, upgrades=_upgrades(bootstrap)), *listeners.pages(dual=dual)],
+        clusters=[
+            explicit.cluster(dual=dual, connect_timeout_seconds=bootstrap.connect_timeout_seconds),
+            clusters.admin(),
+        ],
+        told=False,
+    )
+
+
+def _document(bootstrap: Bootstrap, *, listeners: list[Json], clusters: list[Json], told: bool) -> Json:
     return {
         # A socket file in a volume that only the sidecar mounts: the application cannot reach it over loopback.
         "admin": {
-            "address": {"pipe": {"path": clusters.ADMIN_SOCKET, "mode": 0o600}},
+            "address": {"pipe": {"path": ADMIN_SOCKET, "mode": 0o600}},
             "ignore_global_conn_limit": True,
         },
-        "static_resources": {
-            "listeners": listeners.static(
-                dual=dual, upgrades=_upgrades(bootstrap), tracing=traced, keeps_source=keeps_source
-            ),
-            "clusters": [
-                *clusters.static(bootstrap.connect_timeout_seconds),
-                *tracing.clusters(bootstrap.tracing, dual=dual),
-                *([discovery.cluster(way, dual=dual)] if way else []),
-            ],
-        },
-        **({"dynamic_resources": discovery.dynamic()} if way else {}),
+        "static_resources": {"listeners": listeners, "clusters": clusters},
+        **({"dynamic_resources": discovery.dynamic()} if told else {}),
         "stats_config": statistics.CONFIG,
         "deferred_stat_options": {"enable_deferred_creation_stats": True},
         "layered_runtime": {"layers": [_layer("base", "off")]},

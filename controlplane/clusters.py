@@ -32,7 +32,7 @@ def static(connect_timeout_seconds: int) -> list[Json]:
         {**passing(PASSTHROUGH, connect_timeout_seconds), "track_cluster_stats": {"per_endpoint_stats": True}},
         passing(INBOUND, connect_timeout_seconds),
         {"name": BLACKHOLE, "type": "STATIC", "connect_timeout": "1s"},
-        _admin(),
+        admin(),
     ]
 
 
@@ -83,7 +83,8 @@ def http_options(idle_timeout: str, **more: object) -> Json:
     }
 
 
-def _admin() -> Json:
+def admin() -> Json:
+    """The socket of the admin interface."""
     endpoint = {"endpoint": {"address": {"pipe": {"path": ADMIN_SOCKET}}}}
     return {
         "name": ADMIN,

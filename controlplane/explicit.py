@@ -2,7 +2,7 @@
 HTTP_PROXY or by its own configuration.
 
 On loopback only: on any other address it would be an open proxy for every pod. A request goes to the host that it
-names, a CONNECT to its port there. A pod brings listener and cluster along: only pods in this mode have them.
+names, a CONNECT to its port there.
 """
 
 from collections.abc import Sequence

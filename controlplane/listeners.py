@@ -21,7 +21,7 @@ _INSPECTORS = [
 def static(
     *, dual: bool, upgrades: Sequence[str], tracing: Mapping[str, Any], keeps_source: bool = False
 ) -> list[Json]:
-    """Every static listener; `dual` also on IPv6. `upgrades` are the Upgrade tokens that pass.
+    """Those of a pod whose traffic is redirected; `dual` also on IPv6. `upgrades` are the Upgrade tokens that pass.
 
     With `keeps_source`, the application sees its callers' addresses: the listeners of mode tproxy.
     """
@@ -37,6 +37,13 @@ def static(
         # As TCP there, too: nobody has looked for HTTP.
         {**_opaque("opaque-outbound", PORTS.opaque_outbound, PASSTHROUGH, dual), "use_original_dst": True},
         inbound(_opaque("opaque-inbound", PORTS.opaque_inbound, INBOUND, dual)),
+        *pages(dual=dual),
+    ]
+
+
+def pages(*, dual: bool) -> list[Json]:
+    """Those of every pod: for monitors and the kubelet."""
+    return [
         _page(
             "metrics",
             PORTS.metrics,

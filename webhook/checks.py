@@ -257,7 +257,7 @@ def _tcp_probes(plan: Plan) -> Iterator[str]:
 def _without_effect(given: tuple[Annotation, ...], choices: Choices) -> Iterator[str]:
     if choices.mode == "none":
         for row in given:
-            if row.name.startswith(("exclude-", "include-", "opaque-")):
+            if row.name.startswith(("exclude-", "include-", "opaque-", "upstreams")):
                 yield f"{row.name} has no effect in mode none"
 
 

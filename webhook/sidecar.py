@@ -50,7 +50,7 @@ def render(choices: Choices, service: str, settings: Settings, probes: Plan = NO
         first_init_containers=(*init, envoy) if native else (),
         last_init_containers=() if native else init,
         first_containers=() if native else (envoy,),
-        volumes=tuple(volumes.render(settings.bootstrap)),
+        volumes=tuple(volumes.render(settings.bootstrap, told=_is_told(choices, settings))),
         labels={INJECTED_LABEL: "true"},
         annotations={
             VERSION_ANNOTATION: __version__,
@@ -106,7 +106,7 @@ def _envoy(choices: Choices, service: str, settings: Settings, probes: Plan) -> 
         "name": SIDECAR,
         "image": choices.image,
         "imagePullPolicy": settings.sidecar.image_pull_policy,
-        "args": _arguments(choices, service, settings, probes),
+        "args": _arguments(choices, service, probes),
         "env": [*_IDENTITY, *_trace_resource(service, settings)],
         "ports": _PORTS,
         "resources": _resources(choices.cpu_request, choices.cpu_limit, choices.memory_request, choices.memory_limit),
@@ -115,7 +115,7 @@ def _envoy(choices: Choices, service: str, settings: Settings, probes: Plan) -> 
         "lifecycle": _DRAIN if native else {**_classic_end(choices.drain_seconds), **_WAIT_UNTIL_READY},
         "securityContext": _envoy_security(choices, settings),
         **_COMMON,
-        "volumeMounts": volumes.sidecar_mounts(settings.bootstrap),
+        "volumeMounts": volumes.sidecar_mounts(told=_is_told(choices, settings)),
         **({"restartPolicy": "Always"} if native else {}),
     }
 
@@ -124,6 +124,11 @@ def _classic_end(seconds: int) -> Document:
     """A classic sidecar is told to end when the application is: it drains, and stays that long."""
     end = f"{BUSYBOX} wget -q -O /dev/null http://127.0.0.1:{PORTS.ready}/drain; {BUSYBOX} sleep {seconds}"
     return {"preStop": {"exec": {"command": [BUSYBOX, "sh", "-c", end]}}}
+
+
+def _is_told(choices: Choices, settings: Settings) -> bool:
+    """Whether the sidecar asks a control plane, and needs what that takes."""
+    return bool(settings.bootstrap.control_plane) and choices.mode != "none"
 
 
 def _trace_resource(service: str, settings: Settings) -> list[Document]:
@@ -136,14 +141,15 @@ def _trace_resource(service: str, settings: Settings) -> list[Document]:
 
 def listeners(choices: Choices, settings: Settings, probes: Plan) -> list[tuple[str, str, int]]:
     """Name, address and port of each of Envoy's listeners, on a node with IPv6."""
-    shared = msgspec.json.decode(bootstrap.render(settings.bootstrap)["bootstrap-dual.json"])
-    own = _overlay(choices, settings, probes).get("static_resources", {})
+    file = "bootstrap-none.json" if choices.mode == "none" else "bootstrap-dual.json"
+    shared = msgspec.json.decode(bootstrap.render(settings.bootstrap)[file])
+    own = _overlay(choices, probes).get("static_resources", {})
     found = [*shared["static_resources"]["listeners"], *own.get("listeners", ())]
     sockets = [(each["name"], each["address"]["socket_address"]) for each in found]
     return [(name, socket["address"], socket["port_value"]) for name, socket in sockets]
 
 
-def _overlay(choices: Choices, settings: Settings, probes: Plan) -> Document:
+def _overlay(choices: Choices, probes: Plan) -> Document:
     return bootstrap.overlay(
         node_metadata={
             "namespace": "$(POD_NAMESPACE)",
@@ -153,21 +159,20 @@ def _overlay(choices: Choices, settings: Settings, probes: Plan) -> Document:
             "upstreams": ",".join(choices.upstreams),
         },
         access_log=choices.access_log,
-        explicit_proxy=settings.bootstrap if choices.mode == "none" else None,
         tcp_probes=probes.paths,
         tcp_probe_seconds=probes.timeout_seconds,
     )
 
 
-def _arguments(choices: Choices, service: str, settings: Settings, probes: Plan) -> list[str]:
+def _arguments(choices: Choices, service: str, probes: Plan) -> list[str]:
     return [
         "--config-path",
-        # The init container knows whether the node has IPv6, and links the right file; without one, the operator says.
-        f"{volumes.CONFIG_DIRECTORY}/bootstrap-{settings.bootstrap.ip_families}.json"
+        # The init container knows whether the node has IPv6, and links the right file.
+        f"{volumes.CONFIG_DIRECTORY}/bootstrap-none.json"
         if choices.mode == "none"
         else f"{volumes.RUN_DIRECTORY}/bootstrap.json",
         "--config-yaml",
-        msgspec.json.encode(_overlay(choices, settings, probes)).decode(),
+        msgspec.json.encode(_overlay(choices, probes)).decode(),
         "--service-node",
         "$(POD_NAME).$(POD_NAMESPACE)",
         "--service-cluster",

@@ -16,24 +16,24 @@ API_TOKEN_DIRECTORY = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S
 TOKEN_SECONDS = 3600  # the kubelet renews it after four fifths of that
 
 
-def render(bootstrap: Bootstrap) -> list[Document]:
-    """The volumes of a pod; the last two only where there is a control plane."""
+def render(bootstrap: Bootstrap, *, told: bool) -> list[Document]:
+    """The volumes of a pod; the last two only if a control plane tells its sidecar anything."""
     return [
         {"name": BOOTSTRAP_VOLUME, "configMap": {"name": config_map_name(bootstrap), "defaultMode": 0o444}},
         # In memory: an emptyDir on disk keeps the cluster autoscaler from removing the node.
         {"name": RUN_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "8Mi"}},
         {"name": NO_TOKEN_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "4Ki"}},
-        *([_CA, _TOKEN] if bootstrap.control_plane else []),
+        *([_CA, _TOKEN] if told else []),
     ]
 
 
-def sidecar_mounts(bootstrap: Bootstrap) -> list[Document]:
+def sidecar_mounts(*, told: bool) -> list[Document]:
     """Where the Envoy container mounts them."""
     return [
         {"name": BOOTSTRAP_VOLUME, "mountPath": CONFIG_DIRECTORY, "readOnly": True},
         _MOUNT_RUN,
         _NO_API_TOKEN,
-        *(_DISCOVERY_MOUNTS if bootstrap.control_plane else []),
+        *(_DISCOVERY_MOUNTS if told else []),
     ]
 
 

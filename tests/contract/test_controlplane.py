@@ -7,7 +7,7 @@ import pytest
 
 from certs import objects
 from certs.objects import Installation
-from controlplane import discovery, process, proxies
+from controlplane import bootstrap, discovery, process, proxies
 from controlplane.__main__ import _parser
 from controlplane.xds import credentials, service
 from controlplane.xds.transport import Limits
@@ -125,6 +125,11 @@ def test_it_may_have_what_as_many_sidecars_take_as_it_serves() -> None:
     silent = limits.connections - limits.streams
     assert 120 * MIB + limits.streams * (120 << 10) + silent * 55_000 < 1024 * MIB
     assert 2 * limits.connections < service.FILES
+
+
+def test_envoy_looks_at_every_bootstrap_before_it_is_published() -> None:
+    looked_at = [PurePath(it["args"][-1]).name for it in pod_spec(render(), CONTROLPLANE)["initContainers"][1:]]
+    assert sorted(looked_at) == sorted(bootstrap.render(bootstrap.Bootstrap()))
 
 
 def test_a_token_is_good_for_nobody_else() -> None:

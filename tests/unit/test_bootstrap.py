@@ -36,8 +36,9 @@ def test_every_listener_of_the_dual_variant_has_both_families() -> None:
     assert all(addresses(listener) == ["0.0.0.0", "::"] for listener in listeners)
 
 
-def test_the_ipv4_variant_names_no_ipv6_address() -> None:
-    assert "::" not in render(DEFAULT)["bootstrap-ipv4.json"]
+def test_the_ipv4_variants_name_no_ipv6_address() -> None:
+    files = render(replace(DEFAULT, ip_families="ipv4"))
+    assert [name for name in ("ipv4", "ipv4-tproxy", "none") if "::" in files[f"bootstrap-{name}.json"]] == []
 
 
 def test_the_mark_is_the_one_that_the_rules_and_the_script_know() -> None:
@@ -75,15 +76,12 @@ def test_the_name_is_the_same_in_every_process(seed: str) -> None:
         {"upgrades": ("h2c",)},
         {"tracing": TRACED},
         {"control_plane": "controlplane.mesh:15012"},
+        {"ip_families": "ipv4"},
     ],
     ids=str,
 )
 def test_the_name_changes_with_the_content(change: dict[str, Any]) -> None:
     assert config_map_name(replace(DEFAULT, **change)) != config_map_name(DEFAULT)
-
-
-def test_a_setting_that_changes_no_file_changes_no_name() -> None:
-    assert config_map_name(replace(DEFAULT, ip_families="ipv4")) == config_map_name(DEFAULT)
 
 
 def test_the_config_map_is_immutable_and_fits() -> None:
@@ -103,6 +101,15 @@ def test_with_one_every_variant_asks_it(name: str) -> None:
     made = document(name, FED)
     assert made["dynamic_resources"]["ads_config"]["api_type"] == "DELTA_GRPC"
     assert made["static_resources"]["clusters"][-1]["name"] == "controlplane"
+
+
+def test_a_pod_in_mode_none_asks_none_and_takes_no_connections_from_elsewhere() -> None:
+    made = document("none", FED)
+    assert "dynamic_resources" not in made
+    assert "controlplane" not in [cluster["name"] for cluster in made["static_resources"]["clusters"]]
+    explicit, *pages = made["static_resources"]["listeners"]
+    assert addresses(explicit) == ["127.0.0.1", "::1"]
+    assert [page["name"] for page in pages] == ["metrics", "ready"]
 
 
 def test_the_pods_without_ipv6_ask_for_no_ipv6_address_of_the_control_plane() -> None:

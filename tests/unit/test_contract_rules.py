@@ -208,6 +208,16 @@ def test_rule_17_every_container_of_ours_is_complete(by: settings.Settings) -> N
         assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"
 
 
+@pytest.mark.parametrize(("mode", "takes"), [("redirect", True), ("tproxy", True), ("none", False)])
+def test_only_a_sidecar_that_asks_the_control_plane_takes_a_token_along(mode: str, takes: bool) -> None:
+    by = build.operator(f"{{bootstrap: {{controlPlane: 'controlplane.mesh:15012'}}, sidecar: {{mode: {mode}}}}}")
+    document = build.injected(PLAIN, by=by)
+    names = {volume["name"] for volume in document["spec"]["volumes"]}
+    mounted = {mount["name"] for mount in build.sidecar_of(document)["volumeMounts"]}
+    asking = {"envoy-sidecar-ca", "envoy-sidecar-token"}
+    assert names & asking == mounted & asking == (asking if takes else set())
+
+
 @EVERY_FORM
 def test_rule_17_the_applications_token_is_kept_out_of_our_containers(by: settings.Settings) -> None:
     for container in containers_of_ours(by):

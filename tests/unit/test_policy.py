@@ -458,6 +458,11 @@ def test_init_containers_before_a_classic_sidecar_warn() -> None:
 
 
 def test_mode_none_warns_that_inbound_traffic_does_not_pass() -> None:
-    result = build.outcome(build.pod({"mode": "none", "exclude-inbound-ports": ""}), "restricted")
+    result = build.outcome(build.pod({"mode": "none"}), "restricted")
     assert any("inbound traffic does not pass" in warning for warning in result.warnings)
-    assert "exclude-inbound-ports has no effect in mode none" in result.warnings
+
+
+@pytest.mark.parametrize("name", ["exclude-inbound-ports", "opaque-outbound-ports", "upstreams"])
+def test_an_annotation_that_has_no_effect_in_mode_none_warns(name: str) -> None:
+    result = build.outcome(build.pod({"mode": "none", name: ""}), "restricted")
+    assert f"{name} has no effect in mode none" in result.warnings
