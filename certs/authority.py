@@ -48,7 +48,6 @@ def issue_leaf(ca: Bundle, names: Sequence[str], validity: Validity) -> Bundle:
     issuer_key = serialization.load_pem_private_key(ca.key, password=None)
     if not isinstance(issuer_key, ec.EllipticCurvePrivateKey):
         raise TypeError("the CA's key is not an elliptic-curve key")
-    identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     certificate = (
         _builder(_name("serving"), issuer.subject, key.public_key(), validity)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -56,10 +55,19 @@ def issue_leaf(ca: Bundle, names: Sequence[str], validity: Validity) -> Bundle:
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
+        .add_extension(_identifier_of(issuer), critical=False)
         .sign(issuer_key, hashes.SHA256())
     )
     return _bundle(certificate, key)
+
+
+def _identifier_of(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    """A CA that somebody else made may bear no identifier; its key makes one then (RFC 5280, 4.2.1.1)."""
+    try:
+        identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key())  # type: ignore[arg-type]
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
 
 
 def _alternative(name: str) -> x509.GeneralName:

@@ -25,6 +25,7 @@ _UNREADABLE = (
     UnsupportedAlgorithm,
     x509.DuplicateExtension,
     x509.ExtensionNotFound,
+    x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
 )
 
@@ -94,16 +95,21 @@ def pair(certificate: bytes, key: bytes) -> Bundle | None:
 
     Keys are P-256 here: others are none of ours.
     """
-    try:
-        loaded = serialization.load_pem_private_key(key, password=None)
-    except _UNREADABLE:
-        return None
     match read(certificate):
-        case (first, *_) if isinstance(loaded, ec.EllipticCurvePrivateKey) and isinstance(loaded.curve, ec.SECP256R1):
-            public = x509.load_pem_x509_certificate(first).public_key()
-            return Bundle(first, key) if public == loaded.public_key() else None
+        case (first, *_) if _belong_together(first, key):
+            return Bundle(first, key)
         case _:
             return None
+
+
+def _belong_together(certificate: bytes, key: bytes) -> bool:
+    try:
+        loaded = serialization.load_pem_private_key(key, password=None)
+        public = x509.load_pem_x509_certificate(certificate).public_key()  # read only now, and may be no key at all
+    except _UNREADABLE:
+        return False
+    p256 = isinstance(loaded, ec.EllipticCurvePrivateKey) and isinstance(loaded.curve, ec.SECP256R1)
+    return p256 and public == loaded.public_key()
 
 
 def _names(certificate: x509.Certificate) -> frozenset[str]:

@@ -128,7 +128,7 @@ def _authority(data: Mapping[str, bytes], name: str, problems: list[str]) -> Bun
     if not certificate and not key:
         return None
     bundle = chain.pair(certificate, key)
-    if bundle is None or not chain.facts(bundle.certificate).is_ca:
+    if bundle is None or not chain.is_root(bundle.certificate):  # its signature: no bit of it has changed
         problems.append(f"{name}.crt and {name}.key are no matching pair of a P-256 CA")
         return None
     return bundle
@@ -137,12 +137,20 @@ def _authority(data: Mapping[str, bytes], name: str, problems: list[str]) -> Bun
 def _retired(data: Mapping[str, bytes], problems: list[str]) -> tuple[Retired, ...]:
     try:
         return tuple(
-            Retired(chain.read(one["certificate"].encode())[0], datetime.fromisoformat(one["until"]))
+            Retired(chain.read(one["certificate"].encode())[0], _moment(one["until"]))
             for one in json.loads(data.get("retired.json", b"[]"))
         )
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
         problems.append("retired.json cannot be read")
         return ()
+
+
+def _moment(text: str) -> datetime:
+    """Raises ValueError for a time without a zone as well: it can be compared with none of ours."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"{text!r} names no time zone")
+    return moment
 
 
 def covers(trust: Trust, leaves: tuple[Leaf, ...], now: datetime) -> bool:

@@ -1,10 +1,9 @@
 """certs run: what it says of itself, when it looks, and what it refuses to start with."""
 
-import itertools
 import logging
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import get_args
 
 import pytest
@@ -14,26 +13,12 @@ from certs import service
 from certs.__main__ import main
 from certs.kube import ConflictError, KubeError
 from certs.metrics import Metrics
-from certs.objects import CONFIGURATIONS, Installation, Target
-from certs.reading import Object, Reading
+from certs.objects import CONFIGURATIONS, Target
+from certs.reading import Object
 from certs.rehearsal import Rehearsal
-from certs.rotation import Lifetimes
-from certs.rounds import MAX_ROUNDS, Keeper, settle
+from certs.rounds import MAX_ROUNDS, settle
 from certs.steps import Step, Verb
-
-NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
-INSTALLATION = Installation()
-
-
-def cluster(store: type[Rehearsal] = Rehearsal) -> Rehearsal:
-    """With both registrations and a namespace that opted in."""
-    found: dict[Target, Object] = {one: {"metadata": {}, "webhooks": [{"clientConfig": {}}]} for one in CONFIGURATIONS}
-    return store(Reading(NOW, found, {"shop": NOW}))
-
-
-def keeper(store: Rehearsal) -> Keeper:
-    numbers = itertools.count()
-    return Keeper(store, INSTALLATION, Lifetimes(), time.monotonic, lambda: str(next(numbers)))
+from tests.rehearsed import INSTALLATION, NOW, cluster, keeper, settled
 
 
 @pytest.fixture
@@ -43,10 +28,6 @@ def quiet() -> Iterator[None]:
     handlers, level = root.handlers, root.level
     yield
     root.handlers, root.level = handlers, level
-
-
-def nothing(_step: Step, _error: KubeError | None) -> None:
-    """Tells nobody."""
 
 
 def samples(metrics: Metrics) -> dict[str, float]:
@@ -59,12 +40,6 @@ def shown(store: Rehearsal) -> dict[str, float]:
     metrics = Metrics(service.FAILURES)
     metrics.show(keeper(store).look()[1], NOW, INSTALLATION.authority.name)
     return samples(metrics)
-
-
-def settled() -> Rehearsal:
-    store = cluster()
-    settle(keeper(store), nothing)
-    return store
 
 
 @pytest.mark.parametrize(
