@@ -128,6 +128,13 @@ def is_ailing(orders: Orders, number: int, port: int = 8080) -> bool:
     )
 
 
+def test_each_replica_is_asked_as_often_as_its_author_says(orders: Orders) -> None:
+    anew(orders, **CHECKED, health_check="/healthz")
+    orders.answers(1)
+    before = requests(orders.pods[:1], "/healthz")
+    eventually(lambda: requests(orders.pods[:1], "/healthz") >= before + 2, "twice, in less than 5 s", seconds=4)
+
+
 def test_a_replica_that_comes_gets_nothing_before_it_has_passed_its_health_check(orders: Orders) -> None:
     orders.behave(503, pods=orders.pods[:1])
     annotations = {**CHECKED, "health_check": "/healthz", "max_requests": f"{next(_LIMITS)}"}

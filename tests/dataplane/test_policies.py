@@ -23,7 +23,7 @@ from tests.dataplane.lab import Lab, Pod, application, asks, lab, manifest
 from tests.dataplane.load import Answer, load
 from tests.dataplane.orders import NODE, Orders, caller, requests
 from tests.dataplane.services import service as kube_proxy
-from tests.dataplane.told import CLUSTER_IP, ControlPlane, admin, replica
+from tests.dataplane.told import CLUSTER_IP, ControlPlane, replica
 
 pytestmark = [pytest.mark.dataplane, pytest.mark.envoy]
 
@@ -138,6 +138,10 @@ def test_tcp_asks_after_that_silence_whether_the_endpoint_is_there(orders: Order
         ({"retry_on": "5xx"}, "GET", 500, 3),
         ({}, "POST", 503, 1),
         ({"retry_methods": "all"}, "POST", 503, 3),
+        ({"retry_budget": "0", "retry_minimum": "0"}, "GET", 503, 1),
+        ({"retry_budget": "0", "retry_minimum": "1"}, "GET", 503, 3),
+        ({"retry_budget": "99", "retry_minimum": "0"}, "GET", 503, 1),
+        ({"retry_budget": "100", "retry_minimum": "0"}, "GET", 503, 3),
     ],
 )
 def test_a_request_that_fails_everywhere_is_sent_as_often_as_its_author_says(
@@ -148,6 +152,16 @@ def test_a_request_that_fails_everywhere_is_sent_as_often_as_its_author_says(
     path = f"/{time.monotonic()}"
     assert orders.call(method, path)[0] == status
     assert requests(orders.pods, path) == times
+
+
+def test_with_an_interval_the_requests_before_count_for_the_budget(orders: Orders) -> None:
+    """Without, nothing could be sent again: half of the one request in flight is none."""
+    orders.are(eject_after="0", retry_budget="50", retry_minimum="0", retry_interval="1m")
+    orders.answers(20)
+    orders.behave(status=503)
+    path = f"/{time.monotonic()}"
+    assert orders.call(path=path)[0] == 503
+    assert requests(orders.pods, path) == 3
 
 
 # Limits
@@ -209,10 +223,25 @@ def test_an_endpoint_that_fails_its_health_check_gets_nothing(orders: Orders) ->
     eventually(lambda: orders.answers(9)["one"] > 0, "it is back", seconds=20)
 
 
-def test_a_new_endpoint_warms_up(orders: Orders) -> None:
-    orders.are(warm_up="30s")
-    assert '"slow_start_window": "30s"' in admin(orders.caller, "/config_dump")
-    assert orders.answers().keys() == set(NAMES)
+def test_by_turns_each_gets_the_same(orders: Orders) -> None:
+    """Over one connection, which one of Envoy's threads serves: each of them takes turns by itself."""
+    orders.are(load_balancing="round-robin")
+    spread = Counter(answer.body for answer in load(orders.caller, threads=1, each=30))
+    assert spread == dict.fromkeys(NAMES, 10)
+
+
+def test_a_new_endpoint_gets_less_than_its_share_while_it_warms_up(orders: Orders) -> None:
+    orders.are([slice_of("orders", orders.ips[:2])], warm_up="5s")
+    known = time.monotonic()
+    eventually(lambda: time.monotonic() > known + 5, "the others are warm")
+    orders.are(warm_up="5s")
+    assert share_of_three(orders) < 8  # a tenth of what another one gets, at first, and not a third of all
+    eventually(lambda: share_of_three(orders) > 12, "it is warm as well")
+
+
+def share_of_three(orders: Orders) -> int:
+    """How many of sixty requests it gets."""
+    return Counter(answer.body for answer in load(orders.caller, threads=2, each=30))["three"]
 
 
 def test_a_caller_that_returns_its_cookie_stays_at_its_replica(orders: Orders) -> None:
@@ -329,6 +358,14 @@ def test_a_port_that_its_author_calls_tcp_goes_by_the_address_whatever_is_said_o
     orders.are(protocol="tcp")
     assert orders.call(host="example.com")[0] == 200
     assert orders.answers(host="example.com").keys() == set(NAMES)
+
+
+def test_a_port_that_its_author_calls_http_is_balanced_by_request_whatever_its_name(orders: Orders) -> None:
+    named = [{"name": "mysql", "port": 80}]
+    orders.are(
+        [slice_of("orders", orders.ips, ports=[{"name": "mysql", "port": 8080}])], {"ports": named}, protocol="80=http"
+    )
+    assert {answer.body for answer in load(orders.caller, threads=1, each=30)} == set(NAMES)
 
 
 # What is not balanced
