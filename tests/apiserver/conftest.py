@@ -31,7 +31,7 @@ def kubernetes(pytestconfig: pytest.Config, directory: Path) -> Iterator[Cluster
     with capture.global_and_fixture_disabled():  # a build of minutes must be seen
         for program in ("kube-apiserver", "kubectl"):
             binaries.kubernetes(program)
-    with control_plane.started(directory) as running:
+    with control_plane.started(directory, control_plane.REINVOKING) as running:
         yield running
 
 

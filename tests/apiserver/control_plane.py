@@ -1,7 +1,7 @@
 """A Kubernetes control plane for one test session: etcd and kube-apiserver on loopback.
 
-It has RBAC, the default admission plugins and AlwaysPullImages, and an audit log that keeps every
-annotation. No kubelet, and a controller-manager only where a test asks for one.
+It has RBAC, the default admission plugins, and an audit log that keeps every annotation. No kubelet, and a
+controller-manager only where a test asks for one.
 """
 
 import secrets
@@ -31,13 +31,14 @@ AUDIT_POLICY: Object = {
     ],
 }
 CLIENT_NAME = "kube-apiserver"  # what the certificate says that it shows to webhooks
+REINVOKING = "--enable-admission-plugins=AlwaysPullImages"  # changes what a webhook added, so it is called once more
 CONTROLLERS = ("deployment-controller", "replicaset-controller", "job-controller")
 
 
 @contextmanager
-def started(directory: Path) -> Iterator[Cluster]:
-    """A control plane whose files and logs live in `directory`, up until the block ends."""
-    with etcd(directory) as store, apiserver(directory, store) as cluster:
+def started(directory: Path, *more: str) -> Iterator[Cluster]:
+    """A control plane whose files and logs live in `directory`, up until the block ends. `more`: flags."""
+    with etcd(directory) as store, apiserver(directory, store, *more) as cluster:
         yield cluster
 
 
@@ -56,10 +57,10 @@ def etcd(directory: Path) -> Iterator[str]:
 
 
 @contextmanager
-def apiserver(directory: Path, store: str) -> Iterator[Cluster]:
+def apiserver(directory: Path, store: str, *more: str) -> Iterator[Cluster]:
     """A kube-apiserver over that etcd, once it says that it is ready."""
     cluster = described(directory)
-    with serving(cluster, store):
+    with serving(cluster, store, *more):
         yield cluster
 
 
@@ -71,11 +72,11 @@ def described(directory: Path) -> Cluster:
 
 
 @contextmanager
-def serving(cluster: Cluster, store: str) -> Iterator[None]:
+def serving(cluster: Cluster, store: str, *more: str) -> Iterator[None]:
     """Its API server, ready; with all that etcd holds, if it is not the first time."""
     log = cluster.directory / "apiserver.log"
     port = int(cluster.url.rpartition(":")[2])
-    command = [str(binaries.kubernetes("kube-apiserver")), *flags(cluster.directory, store, port)]
+    command = [str(binaries.kubernetes("kube-apiserver")), *flags(cluster.directory, store, port), *more]
     with running(command, log) as process:
 
         def ready() -> bool:
@@ -104,7 +105,6 @@ def flags(directory: Path, store: str, port: int) -> list[str]:
         f"--service-account-key-file={key}",
         f"--service-account-signing-key-file={key}",
         "--allow-privileged=true",
-        "--enable-admission-plugins=AlwaysPullImages",
         f"--admission-control-config-file={directory / 'admission.yaml'}",
         f"--audit-policy-file={directory / 'audit-policy.yaml'}",
         f"--audit-log-path={directory / 'audit.log'}",

@@ -129,7 +129,7 @@ class _Fresh:
             self._tls.write(request)
             yield from self._flush()
             answer = b""
-            while not _complete(answer):
+            while not complete(answer):
                 yield from self._receive()
                 with suppress(ssl.SSLWantReadError):
                     while chunk := self._tls.read(CHUNK):
@@ -194,7 +194,7 @@ def exchange(sock: ssl.SSLSocket, request: bytes, answered: Callable[[float, byt
         except ssl.SSLWantWriteError:
             yield sock.fileno(), WRITABLE
     answer = b""
-    while not _complete(answer):
+    while not complete(answer):
         try:
             chunk = sock.recv(CHUNK)
         except ssl.SSLWantReadError:
@@ -206,9 +206,10 @@ def exchange(sock: ssl.SSLSocket, request: bytes, answered: Callable[[float, byt
     answered(perf_counter() - start, answer)
 
 
-def _complete(answer: bytes) -> bool:
+def complete(answer: bytes) -> bool:
+    """Whether this is all of an answer of HTTP/1.1. In chunks it is of text without CRLF, as JSON is."""
     head, blank, body = answer.partition(b"\r\n\r\n")
     if not blank:
         return False
-    length = head.lower().partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0]
-    return len(body) >= int(length)
+    _, named, rest = head.lower().partition(b"\r\ncontent-length:")
+    return len(body) >= int(rest.partition(b"\r\n")[0]) if named else body.endswith(b"0\r\n\r\n")
