@@ -13,7 +13,7 @@ import pytest
 from tests.apiserver.processes import eventually
 from tests.cluster import slice_of
 from tests.dataplane import health
-from tests.dataplane.lab import Lab, Pod, application, lab, manifest
+from tests.dataplane.lab import Lab, Pod, application, manifest
 from tests.dataplane.orders import Orders, caller, requests
 from tests.dataplane.told import CLUSTER_IP, ControlPlane, admin, replica
 
@@ -24,24 +24,18 @@ GRPC = 9090
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with lab(tmp_path_factory.mktemp("lab")) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def pods(place: Lab) -> list[Pod]:
+def pods(node: Lab) -> list[Pod]:
     def document(name: str) -> dict[str, object]:
         listens = {"tcpSocket": {"port": GRPC}}
         grpc = application("grpc_replica_app.py", f"{GRPC}", name, name="grpc", readinessProbe=listens)
         return manifest(name, replica(name), grpc)
 
-    return [place.pod(document(name), inject=name != "bare") for name in NAMES]
+    return [node.pod(document(name), inject=name != "bare") for name in NAMES]
 
 
 @pytest.fixture(scope="module")
-def web(place: Lab, pods: list[Pod], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Pod, ControlPlane]]:
-    with caller(place, pods, tmp_path_factory.mktemp("controlplane")) as made:
+def web(node: Lab, pods: list[Pod], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Pod, ControlPlane]]:
+    with caller(node, pods, tmp_path_factory.mktemp("controlplane")) as made:
         yield made
 
 

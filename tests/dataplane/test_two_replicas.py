@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.apiserver.processes import eventually
-from tests.dataplane.lab import NODE, Lab, Pod, lab, manifest
+from tests.dataplane.lab import NODE, Lab, Pod, manifest
 from tests.dataplane.pairs import IDLE
 from tests.dataplane.steady import Steady
 from tests.dataplane.told import (
@@ -42,11 +42,11 @@ sys.exit(main())
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with lab(tmp_path_factory.mktemp("lab")) as made:
-        made.node.run("ip", "address", "add", OTHER, "dev", "lo")
-        made.hosts[f"{NAME} other.lab"] = OTHER  # one name of two addresses, as that of a headless Service
-        yield made
+def place(node: Lab) -> Lab:
+    """One name of two addresses, as that of a headless Service."""
+    node.node.run("ip", "address", "add", OTHER, "dev", "lo")
+    node.hosts[f"{NAME} other.lab"] = OTHER
+    return node
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +143,8 @@ def test_a_replica_that_starts_later_gets_its_share_of_the_proxies_and_no_reques
     place: Lab, pods: Sequence[Pod], tmp_path: Path
 ) -> None:
     with pair(place, pods, tmp_path, ("-c", SHORT)) as (first, second, plane):
-        callers = [place.pod(manifest(f"web-{number}", IDLE), settings=plane.settings) for number in range(5)]
         first.start()
+        callers = [place.pod(manifest(f"web-{number}", IDLE), settings=plane.settings) for number in range(5)]
         for pod in callers:
             until_told(pod, "out_80")
         before = [changes(pod) for pod in callers]
