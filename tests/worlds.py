@@ -27,6 +27,7 @@ class World:
     ) -> None:
         self.contents = {kind: dict(contents.get(kind, {})) for kind in Kind}
         self.substitutes: dict[str, str] = {}  # by name: the version of what is told instead of what is refused
+        self.remnants: dict[str, str] = {}  # by name: the version of what stays when it is gone
         unseen = {namespace: {*hidden, *more} for namespace, more in {"": (), **hidden_from}.items()}
         self._names = {
             namespace: {kind: tuple(name for name in self.contents[kind] if name not in here) for kind in WILD}
@@ -47,6 +48,10 @@ class World:
 
     def get(self, kind: Kind, name: str) -> Resource | None:
         version = self.contents[kind].get(name)
+        return None if version is None else Resource(name, version, _body(kind, version))
+
+    def remains(self, kind: Kind, name: str) -> Resource | None:
+        version = self.remnants.get(name)
         return None if version is None else Resource(name, version, _body(kind, version))
 
     def instead(self, kind: Kind, name: str) -> Resource | None:

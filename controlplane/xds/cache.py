@@ -67,6 +67,10 @@ class Cache:
         """What a proxy is told that does not take the resource, and has no other of that name."""
         return None if self.snapshot is None else self.snapshot.instead(kind, name)
 
+    def remains(self, kind: Kind, name: str) -> Resource | None:
+        """What a proxy is told that has the resource, now that there is none; None: it is taken away."""
+        return None if self.snapshot is None else self.snapshot.remains(kind, name)
+
     def variant(self, kind: Kind, caller: Caller) -> str:
         """What stands behind the names of which this caller is told."""
         return "" if self.snapshot is None else self.snapshot.variant(kind, caller)

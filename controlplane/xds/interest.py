@@ -63,6 +63,10 @@ class Interest:
         """What is told to a proxy that does not take the resource, and has no other of that name."""
         return self.cache.instead(self.kind, self._meant(name))
 
+    def remains(self, name: str) -> Resource | None:
+        """What is told to a proxy that has the resource, now that there is none; None: it is taken away."""
+        return self.cache.remains(self.kind, self._meant(name))
+
     def all(self, caller: Caller) -> frozenset[str]:
         """The names that a wildcard of this caller holds."""
         return self.cache.wildcard(self.kind, caller)

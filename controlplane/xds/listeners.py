@@ -9,7 +9,7 @@ from typing import Any
 
 from controlplane import access_log
 from controlplane.clusters import BUFFER_BYTES, PASSTHROUGH
-from controlplane.connection_manager import transparent
+from controlplane.connection_manager import http_chain, transparent
 from controlplane.extensions import Json, extension
 from controlplane.xds import scope
 from controlplane.xds.mesh import Port, Service
@@ -29,7 +29,6 @@ def listener(port: int, services: Sequence[Service], http: Http, *, ipv6: bool =
     connections of a chain that differs. In any other case it closes all that the listener has.
     """
     members = [(service, found) for service in services if (found := service.port(port)) is not None]
-    requests = any(found.protocol != "tcp" for _, found in members)
     return {
         "name": scope.listener_name(port, ipv6=ipv6),
         # One for each family: where there is no IPv6, Envoy refuses such an address, and no Service has one either.
@@ -38,10 +37,8 @@ def listener(port: int, services: Sequence[Service], http: Http, *, ipv6: bool =
         "traffic_direction": "OUTBOUND",
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
         # No inspectors: the static listener has looked at the first bytes, and what it found goes with the connection.
-        "filter_chains": [
-            *_tcp_chains(members, ipv6=ipv6),
-            *([_http(port, http)] if requests else []),
-        ],
+        # Requests to others pass through as HTTP whatever the Services carry, or the last of HTTP would end them.
+        "filter_chains": [*_tcp_chains(members, ipv6=ipv6), _http(port, http)],
         "default_filter_chain": {"name": "tcp", "filters": [_tcp(PASSTHROUGH)]},
     }
 
@@ -85,14 +82,7 @@ def _http(port: int, http: Http) -> Json:
         # Until it has its routes the listener is not used: connections pass through.
         "config_source": {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"},
     }
-    return {
-        "name": "http",
-        "filter_chain_match": {
-            "transport_protocol": "raw_buffer",
-            "application_protocols": ["http/1.0", "http/1.1", "h2c"],
-        },
-        "filters": [manager],
-    }
+    return http_chain(manager)
 
 
 # A body that outgrows what is kept of it, while nobody takes it: without repetitions, that had been a 503.

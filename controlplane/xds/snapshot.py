@@ -64,6 +64,9 @@ class Snapshot(Protocol):
     def instead(self, kind: Kind, name: str) -> Resource | None:
         """What is told to a proxy that does not take the resource, and has no other of that name; None: nothing."""
 
+    def remains(self, kind: Kind, name: str) -> Resource | None:
+        """What is told to a proxy that has the resource, now that there is none; None: it is taken away."""
+
     def prepare(self, caller: Caller) -> Iterator[None]:
         """Makes what this caller's proxy will ask for, a little at each step; `get` finds it made then."""
 

@@ -230,7 +230,7 @@ class Topic:
         for index, name in enumerate(names):
             if name not in self.held:
                 continue
-            resource = self._now(name) if self._wants(name) else None
+            resource = (self._now(name) if self._wants(name) else None) or self._rest(name)
             if resource is None:
                 self._miss(name, absent, now)
                 continue
@@ -253,6 +253,10 @@ class Topic:
             return self.interest.instead(name) or resource
         self.without -= {name}
         return resource
+
+    def _rest(self, name: str) -> Resource | None:
+        """What stays with the proxy of that which is gone."""
+        return self.interest.remains(name) if self.held[name] else None
 
     def _wants(self, name: str) -> bool:
         return name in self._names or (self._wild is not None and name in self._wild)

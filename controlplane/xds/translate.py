@@ -83,22 +83,34 @@ def instead(kind: Kind, name: str) -> Json | None:
 
 def of_view(kind: Kind, name: str, of: View, members: Sequence[Service], choices: Choices) -> Recipe | None:
     """A listener or its routes, by the name that proxies call it; None if nothing in view is called so."""
-    if kind is Kind.LISTENER:
-        return _of_listener(name, of, members, choices)
-    port = scope.read_routes_name(name) or 0
-    here = _at(port, members)
-    if any(found.protocol != "tcp" for one in here if (found := one.port(port))):
-        return Recipe(here, lambda: routes.routes(port, of.namespace, here, choices.domain))
-    return None
-
-
-def _of_listener(name: str, of: View, members: Sequence[Service], choices: Choices) -> Recipe | None:
-    port, ipv6 = scope.read_listener_name(name) or (0, False)
-    here = _at(port, members)
+    number, ipv6 = port(kind, name)
+    here = _at(number, members)
     if not here or (ipv6 and not any(map(listeners.has_ipv6, here))):
         return None
+    return Recipe(here, lambda: _of_port(kind, name, of, here, choices))
+
+
+def remains(kind: Kind, name: str, of: View, choices: Choices) -> Json:
+    """What stays of a listener or its routes when the port has no Service any more: all passes through.
+
+    Envoy closes the connections of a listener that goes, and many are to addresses that were never a Service's.
+    """
+    return _of_port(kind, name, of, (), choices)
+
+
+def port(kind: Kind, name: str) -> tuple[int, bool]:
+    """What a listener or its routes are for, and whether for IPv6 alone; port 0 is none."""
+    if kind is Kind.LISTENER:
+        return scope.read_listener_name(name) or (0, False)
+    return scope.read_routes_name(name) or 0, False
+
+
+def _of_port(kind: Kind, name: str, of: View, here: Sequence[Service], choices: Choices) -> Json:
+    number, ipv6 = port(kind, name)
+    if kind is Kind.ROUTES:
+        return routes.routes(number, of.namespace, here, choices.domain)
     http = listeners.Http(upgrades=choices.upgrades, tracing=choices.tracing, on_demand=choices.waits(of))
-    return Recipe(here, lambda: listeners.listener(port, here, http, ipv6=ipv6))
+    return listeners.listener(number, here, http, ipv6=ipv6)
 
 
 def _at(port: int, members: Sequence[Service]) -> tuple[Service, ...]:

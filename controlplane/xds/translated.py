@@ -20,6 +20,7 @@ from controlplane.xds.views import OF_VIEW, Views
 Name = tuple[Kind, str]
 Making = Generator[None, None, Resource | None]  # a little at each step
 _OF_SERVICE = (Kind.CLUSTER, Kind.ENDPOINTS)
+MOST_REMAINS = 128  # ports of a view: any proxy may say that it has some, and each is some KB here and in its Envoy
 
 
 class Translated:
@@ -34,13 +35,14 @@ class Translated:
         self._compared: tuple[Translated, dict[Name, bool]] | None = None  # with that former one
         # Shared by all that follow: the names that were ever asked for, by Service and by the view's token.
         self._asked: defaultdict[Key | str, set[Name]] = defaultdict(set)
+        self._remains: defaultdict[str, dict[int, dict[Name, Resource | None]]] = defaultdict(dict)  # by view and port
 
     def next(self, mesh: Mesh) -> "Translated":
         """The snapshot of another moment."""
         following = Translated(mesh, self._choices)
         following.views = self.views.next(mesh)
         following._made, following._prepared = dict(self._made), set(self._prepared)
-        following._asked = self._asked
+        following._asked, following._remains = self._asked, self._remains
         following.rejected = dict(self.rejected)
         if mesh.services is not self.mesh.services:
             following._drop_those_gone_since(self)
@@ -104,7 +106,22 @@ class Translated:
     def instead(self, kind: Kind, name: str) -> Resource | None:
         """What is told to a proxy that does not take the resource, and has no other of that name."""
         source = translate.instead(kind, name)
-        return finished(_encoding(kind, name, Recipe((), lambda: source), None)) if source is not None else None
+        return _at_once(kind, name, source) if source else None
+
+    def remains(self, kind: Kind, name: str) -> Resource | None:
+        """What is told to a proxy that has the resource, now that there is none; None: it is taken away."""
+        shown, token = scope.read_view(name)
+        view = self.views.known(token)
+        if view is None or kind not in OF_VIEW:
+            return None
+        port, _ = translate.port(kind, shown)
+        ports = self._remains[token]
+        if port not in ports and (not 0 < port < 1 << 16 or len(ports) == MOST_REMAINS):
+            return None
+        made = ports.setdefault(port, {})
+        if (kind, name) not in made:
+            made[kind, name] = _at_once(kind, name, translate.remains(kind, shown, view, self._choices))
+        return made[kind, name]
 
     def _making(self, kind: Kind, name: str) -> Making:
         """What `get` does, a little at each step."""
@@ -130,6 +147,7 @@ class Translated:
         for view in self.views.retain(callers):
             for name in self._asked.pop(view.token, set()):
                 self._drop(name)
+            self._remains.pop(view.token, None)
             self._prepared.discard(view)
 
     def changed(self, former: Snapshot) -> Iterator[tuple[Kind, str]]:
@@ -235,6 +253,10 @@ def _encoding(kind: Kind, name: str, recipe: Recipe, last: Resource | None) -> M
         yield
     shown = scope.read_view(name)[0] if kind in OF_VIEW else _noticed(kind, name)
     return Resource(shown, version.hexdigest()[:16], messages.put_together(kind, parts))
+
+
+def _at_once(kind: Kind, name: str, source: Json) -> Resource | None:
+    return finished(_encoding(kind, name, Recipe((), lambda: source), None))
 
 
 def finished(making: Making) -> Resource | None:

@@ -110,9 +110,7 @@ def _expected(objects: Sequence[Json], zone: str) -> _Expected:
     found = offline.told(snapshot, caller)
     groups = [group for one in found.pop(Kind.ENDPOINTS).values() for group in one["endpoints"]]
     chains = {_chains(one) for one in found.pop(Kind.LISTENER).values()}
-    made = [
-        snapshot.get(kind, snapshot.meant(kind, name, caller)) for kind, names in found.items() for name in names
-    ]
+    made = [snapshot.get(kind, snapshot.meant(kind, name, caller)) for kind, names in found.items() for name in names]
     endpoints = {(_address(lb["endpoint"]), group["priority"]) for group in groups for lb in group["lb_endpoints"]}
     return _Expected({one.version for one in made if one}, endpoints, chains)
 

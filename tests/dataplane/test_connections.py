@@ -129,6 +129,14 @@ def test_a_service_that_comes_and_goes_ends_no_connection_of_anothers(caller: Ca
             assert answers(opened) == [ASKED] * 2
 
 
+def test_the_last_service_of_a_port_ends_no_connection_that_only_passed_through_that_port(caller: Caller) -> None:
+    caller.told_of(other(8080))
+    with passing(caller) as opened:
+        for world in ([], [other({"port": 8080, "name": "tcp"})], [other(8080)], []):
+            caller.told_of(*world)
+            assert answers(opened) == [ASKED] * 2
+
+
 def test_a_pod_that_declares_its_upstreams_keeps_its_connections(caller: Caller) -> None:
     caller.told_of(other())
     with connections(caller) as opened:
@@ -160,6 +168,17 @@ def connections(caller: Caller) -> Iterator[list[socket.socket]]:
         yield [
             stack.enter_context(caller.open("10.96.0.7", 5432, b"x", b"x")),
             stack.enter_context(caller.open("10.96.0.8", 80, UPGRADE, b"\r\n\r\n")),
+        ]
+
+
+@contextmanager
+def passing(caller: Caller) -> Iterator[list[socket.socket]]:
+    """Two to an address that is no Service's, at port 8080."""
+    address = caller.replica.address["ipv4"]
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(caller.open(address, 8080, b"x", b"x")),
+            stack.enter_context(caller.open(address, 8080, UPGRADE, b"\r\n\r\n")),
         ]
 
 

@@ -7,7 +7,7 @@ import pytest
 from tests.apiserver.processes import eventually
 from tests.dataplane.lab import application, lab, manifest
 from tests.dataplane.services import service
-from tests.dataplane.told import CLUSTER_IP, ask, listens, orders, replica, told, until_told
+from tests.dataplane.told import CLUSTER_IP, admin, ask, orders, replica, told, until_told
 
 pytestmark = [pytest.mark.dataplane, pytest.mark.envoy]
 
@@ -37,7 +37,7 @@ def test_told_of_an_empty_list_a_pod_that_runs_passes_traffic_through_again_and_
 
         def passes_through() -> bool:
             statuses.append(call())
-            return not listens(pod, LISTENER)
+            return "shop/orders" not in admin(pod, "/clusters")
 
         with plane.serving("--settings", str(nothing)):
             eventually(passes_through, "the proxy has been told to forget it", seconds=60)

@@ -15,9 +15,9 @@ from controlplane.xds import messages
 from controlplane.xds.cache import Cache
 from controlplane.xds.mesh import Key
 from controlplane.xds.scope import Scope
-from controlplane.xds.snapshot import WILDCARD, Caller, Kind
+from controlplane.xds.snapshot import Caller, Kind
 from controlplane.xds.translate import Choices
-from controlplane.xds.translated import Translated
+from controlplane.xds.translated import MOST_REMAINS, Translated
 from controlplane.xds.world import WHAT, What, World, key_of
 from tests.cluster import WEB, endpoint, mesh, node, service, slice_of, translated, world
 from tests.worlds import Proxy
@@ -283,6 +283,25 @@ def test_endpoints_that_change_in_one_zone_are_told_to_callers_there() -> None:
     assert [[response.kind for response in proxy.settle()] for proxy in proxies] == [[Kind.ENDPOINTS]] * 2
 
 
+def test_the_last_service_of_a_port_leaves_the_listener_with_those_who_have_it() -> None:
+    cache = Cache()
+    cache.store(former := translated(service()))
+    proxy, later = located(cache, "n1", ""), Proxy(cache)
+    cache.store(former.next(mesh()))
+    assert [(one.kind, one.removed) for one in proxy.settle()] == [(Kind.ROUTES, [])]
+    later.ask(Kind.LISTENER)
+    later.settle()
+    assert (list(proxy.holds[Kind.LISTENER]), list(later.holds[Kind.LISTENER])) == (["out_80"], [])
+
+
+def test_what_remains_is_bounded_for_a_proxy_may_say_that_it_has_anything() -> None:
+    proxy = Proxy(cache := Cache())
+    cache.store(translated())
+    proxy.ask(Kind.LISTENER, has={f"out_{port}": "1" for port in range(1, 1000)} | {"out_99999": "1", "x": "1"})
+    (response,) = proxy.told()
+    assert (len(response.resources), len(response.removed)) == (MOST_REMAINS, 1001 - MOST_REMAINS)
+
+
 # However it came about
 
 
@@ -360,10 +379,8 @@ def test_whoever_looks_at_what_changed_knows_everything(
             assert step is None
             everything(former)  # proxies are served meanwhile
         for kind, name in snapshot.changed(former):
-            found = snapshot.get(kind, name) if name != WILDCARD else None
-            known.pop((kind, name), None)
-            if found is not None:
-                known[kind, name] = found.version
+            for one in [one for one in known if one == (kind, name) or one[1].startswith(f"{name}@")]:
+                del known[one]  # a proxy looks at it again, wherever it is
         for caller in CALLERS:  # what a wildcard newly holds is asked for at once
             for new, version in everything(snapshot, caller).items():
                 known.setdefault(new, version)

@@ -9,10 +9,10 @@ from google.protobuf import any_pb2
 from controlplane.clusters import PASSTHROUGH
 from controlplane.extensions import Json
 from controlplane.headers import ASKS_LOAD, LOAD_REPORT, UNPROCESSED
-from controlplane.xds import clusters, messages
+from controlplane.xds import clusters, messages, translate
 from controlplane.xds.explain import problems
 from controlplane.xds.routes import BODY_BYTES
-from controlplane.xds.scope import Scope
+from controlplane.xds.scope import Scope, View
 from controlplane.xds.snapshot import Caller, Kind
 from controlplane.xds.translate import Choices, Recipe
 from controlplane.xds.translated import Translated, finished
@@ -243,7 +243,7 @@ DATABASE: list[Json] = [{"port": 5432, "name": "tcp"}]
 def test_a_connection_of_tcp_is_hashed_on_its_caller_for_any_balancer_that_wants_it(asks: Json) -> None:
     """So that another balancer does not change the chain, which would end the connections."""
     of = translated(service(ports=DATABASE, **asks))
-    (chain,) = source(of, Kind.LISTENER, "out_5432")["filter_chains"]
+    chain, _ = source(of, Kind.LISTENER, "out_5432")["filter_chains"]
     assert chain["filters"][0]["typed_config"]["hash_policy"] == [{"source_ip": {}}]
 
 
@@ -348,10 +348,23 @@ def test_a_listener_waits_for_its_routes_and_meanwhile_traffic_passes() -> None:
 def test_tcp_is_told_by_the_address_that_was_dialled() -> None:
     of = translated(service(ports=[{"port": 5432, "name": "tcp"}]))
     listener = source(of, Kind.LISTENER, "out_5432")
-    (chain,) = listener["filter_chains"]
+    chain, _ = listener["filter_chains"]
     assert chain["filter_chain_match"] == {"prefix_ranges": [{"address_prefix": "10.96.0.10", "prefix_len": 32}]}
     assert chain["filters"][0]["typed_config"]["cluster"] == "shop/orders:5432"
-    assert of.get(Kind.ROUTES, f"http_5432{of.variant(Kind.ROUTES, WEB)}") is None
+
+
+def test_no_host_is_a_service_of_tcp() -> None:
+    assert list(virtual_hosts(translated(service(ports=DATABASE)), port=5432)) == ["any"]
+
+
+@pytest.mark.parametrize("first", [80, {"port": 80, "name": "tcp"}], ids=["http", "tcp"])
+def test_what_stays_of_a_port_passes_everything_through_by_the_chains_that_did_so_before(first: int | Json) -> None:
+    of = translated(service(ports=[first]))
+    was = source(of, Kind.LISTENER, "out_80")
+    rest = translate.remains(Kind.LISTENER, "out_80", View("shop"), Choices())
+    assert rest == was | {"filter_chains": was["filter_chains"][-1:]}
+    left = translate.remains(Kind.ROUTES, "http_80", View("shop"), Choices())
+    assert [host["name"] for host in left["virtual_hosts"]] == ["any"]
 
 
 OTHERS = {

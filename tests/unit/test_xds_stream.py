@@ -209,6 +209,33 @@ def test_after_a_reconnect_a_listener_that_went_meanwhile_is_told_to_be_gone() -
     assert said(envoy) == ["LISTENER -b"]
 
 
+def with_remains(made: World) -> World:
+    made.remnants["a"] = "rest"
+    return made
+
+
+def test_what_remains_of_a_resource_is_told_to_who_has_it_when_it_goes_and_gives_way_when_it_is_back() -> None:
+    envoy = proxy(world(listeners="a=1 b=1"))
+    envoy.ask(LDS)
+    envoy.settle()
+    for now, told in (("b=1", "a=rest"), ("b=2", "b=2"), ("a=1 b=2", "a=1")):
+        envoy.cache.store(with_remains(world(listeners=now)))
+        assert settled(envoy) == [f"LISTENER {told}"]
+
+
+@pytest.mark.parametrize(("has", "told"), [("1", ["LISTENER a=rest b=1"]), ("rest", ["LISTENER b=1"])])
+def test_after_a_reconnect_it_is_told_to_who_has_what_went_meanwhile(has: str, told: list[str]) -> None:
+    envoy = proxy(with_remains(world(listeners="b=1")))
+    envoy.ask(LDS, has={"a": has})
+    assert settled(envoy) == told
+
+
+def test_who_never_had_it_is_not_told_what_remains() -> None:
+    envoy = proxy(with_remains(world(routes="b=1")))
+    envoy.ask(RDS, "a", "b")
+    assert settled(envoy) == ["ROUTES b=1 -a"]
+
+
 def test_after_a_reconnect_nothing_that_it_has_is_noticed_less() -> None:
     envoy = proxy(world(endpoints="a=1"))
     envoy.ask(EDS, "a", has={"a": "1"})
