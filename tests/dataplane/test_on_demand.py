@@ -13,8 +13,8 @@ import pytest
 from controlplane.extensions import Json
 from tests.apiserver.processes import eventually
 from tests.cluster import service, slice_of
-from tests.dataplane.lab import Lab, Pod, application, manifest
-from tests.dataplane.told import CLUSTER_IP, ControlPlane, admin, plain_replicas, told, until_told
+from tests.dataplane.lab import Lab, Pod
+from tests.dataplane.told import CLUSTER_IP, ControlPlane, admin, plain_replicas, started, until_told
 
 pytestmark = [pytest.mark.dataplane, pytest.mark.envoy]
 MANY = 20
@@ -35,13 +35,12 @@ def cluster(replicas: list[Pod]) -> list[Json]:
     ]
 
 
-def started(node: Lab, replicas: list[Pod], folder: Path) -> tuple[Pod, ControlPlane, str]:
-    pod, plane = told(node, manifest("web", application("echo.py", "8080")), folder)
+def on_demand(node: Lab, replicas: list[Pod], folder: Path) -> tuple[Pod, ControlPlane, str]:
+    """A caller, its control plane, and the option with which that one serves on demand."""
+    pod, plane = started(node, folder)
     plane.say(*cluster(replicas))
     settings = folder / "settings.yaml"
     settings.write_text("controlplane: {scope: cluster, onDemand: true}\n")
-    pod.kubelet.start()
-    pod.kubelet.wait_until_ready()
     return pod, plane, f"--settings={settings}"
 
 
@@ -64,7 +63,7 @@ def known(pod: Pod) -> set[str]:
 def test_a_sidecar_knows_what_it_called_and_loses_nothing_with_the_control_plane(
     node: Lab, replicas: list[Pod], tmp_path: Path
 ) -> None:
-    pod, plane, settings = started(node, replicas, tmp_path)
+    pod, plane, settings = on_demand(node, replicas, tmp_path)
     with plane.serving(settings) as process:
         until_told(pod, "out_80")
         assert known(pod) == set()
@@ -84,7 +83,7 @@ def test_a_sidecar_knows_what_it_called_and_loses_nothing_with_the_control_plane
 def test_a_first_request_with_a_body_arrives_once_and_whole(node: Lab, replicas: list[Pod], tmp_path: Path) -> None:
     """And so do those that come at the same time."""
     size, callers = 1 << 20, 8
-    pod, plane, settings = started(node, replicas, tmp_path)
+    pod, plane, settings = on_demand(node, replicas, tmp_path)
     with plane.serving(settings), counting(replicas[0]) as (port, received):
         plane.say(
             service("s1", "accounts", clusterIP="10.96.1.1"),
@@ -127,7 +126,7 @@ def counting(pod: Pod) -> Iterator[tuple[int, list[bytes]]]:
 def test_what_was_called_follows_its_endpoints_and_goes_with_its_service(
     node: Lab, replicas: list[Pod], tmp_path: Path
 ) -> None:
-    pod, plane, settings = started(node, replicas, tmp_path)
+    pod, plane, settings = on_demand(node, replicas, tmp_path)
     with plane.serving(settings):
         until_told(pod, "out_80")
         assert call(pod, "s1.accounts") == 200

@@ -8,9 +8,9 @@ import pytest
 from controlplane.extensions import Json
 from tests.apiserver.processes import eventually
 from tests.cluster import service, slice_of
-from tests.dataplane.lab import application, lab, manifest
+from tests.dataplane.lab import lab, manifest
 from tests.dataplane.services import service as kube_proxy
-from tests.dataplane.told import CLUSTER_IP, admin, ask, orders, replica, told, until_told
+from tests.dataplane.told import CLUSTER_IP, admin, ask, orders, replica, started, until_told
 
 pytestmark = [pytest.mark.dataplane, pytest.mark.envoy]
 
@@ -36,9 +36,7 @@ def test_a_service_whose_cluster_is_refused_is_called_as_if_nothing_were_told_of
     with lab(tmp_path / "lab") as node:
         replicas = [node.pod(manifest("one", replica("one")))]
         kube_proxy(node, replicas)
-        pod, plane = told(node, manifest("web", application("echo.py", "8080")), tmp_path)
-        pod.kubelet.start()
-        pod.kubelet.wait_until_ready()
+        pod, plane = started(node, tmp_path)
         plane.say(*orders(replicas), service("users", clusterIP="10.96.0.2"), slice_of("users"))
         with plane.serving(program=("-c", BROKEN % json.dumps(bug))):
             until_told(pod, "out_80")

@@ -12,8 +12,8 @@ from controlplane.extensions import Json
 from controlplane.xds.routes import BODY_BYTES
 from tests.apiserver.processes import eventually
 from tests.cluster import service, slice_of
-from tests.dataplane.lab import NODE, Document, Lab, Pod, application, manifest
-from tests.dataplane.told import CLUSTER_IP, ControlPlane, admin, orders, told, until_told
+from tests.dataplane.lab import NODE, Document, Lab, Pod, manifest
+from tests.dataplane.told import CLUSTER_IP, ControlPlane, admin, orders, started, until_told
 
 pytestmark = [pytest.mark.dataplane, pytest.mark.envoy]
 
@@ -53,9 +53,7 @@ def replicas(node: Lab) -> list[Pod]:
 def caller(
     node: Lab, replicas: list[Pod], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Pod, ControlPlane]]:
-    pod, plane = told(node, manifest("web", application("echo.py", "8080")), tmp_path_factory.mktemp("controlplane"))
-    pod.kubelet.start()
-    pod.kubelet.wait_until_ready()
+    pod, plane = started(node, tmp_path_factory.mktemp("controlplane"))
     plane.say(*orders(replicas))
     with plane.serving():
         until_told(pod, "out_80")

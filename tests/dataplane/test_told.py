@@ -9,10 +9,19 @@ from time import monotonic
 import pytest
 
 from tests.apiserver.processes import eventually
-from tests.dataplane.lab import Lab, Pod, application, manifest
+from tests.dataplane.lab import Lab, Pod, manifest
 from tests.dataplane.load import load, mean_milliseconds
 from tests.dataplane.services import service
-from tests.dataplane.told import CLUSTER_IP, ControlPlane, admin, ask, orders, replica, told, until_told
+from tests.dataplane.told import (
+    CLUSTER_IP,
+    ControlPlane,
+    admin,
+    ask,
+    orders,
+    replica,
+    started,
+    until_told,
+)
 
 pytestmark = [pytest.mark.dataplane, pytest.mark.envoy]
 NAMES = ("one", "two", "three")
@@ -25,20 +34,12 @@ def replicas(node: Lab) -> list[Pod]:
     return made
 
 
-def started(node: Lab, name: str, folder: Path, *, ipv6: bool = True) -> tuple[Pod, ControlPlane]:
-    """A caller that is ready without a control plane."""
-    pod, plane = told(node, manifest(name, application("echo.py", "8080")), folder, ipv6=ipv6)
-    pod.kubelet.start()
-    pod.kubelet.wait_until_ready()
-    return pod, plane
-
-
 @pytest.fixture(scope="module")
 def web(
     node: Lab, replicas: Sequence[Pod], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Pod, ControlPlane]]:
     """A caller, told of orders."""
-    pod, plane = started(node, "web", tmp_path_factory.mktemp("controlplane"))
+    pod, plane = started(node, tmp_path_factory.mktemp("controlplane"))
     plane.say(*orders(replicas))
     with plane.serving():
         until_told(pod, "out_80")
@@ -211,7 +212,7 @@ _BALANCERS = {
 
 def test_a_node_without_ipv6_is_told_as_any_other(node: Lab, replicas: Sequence[Pod], tmp_path: Path) -> None:
     behave(replicas, 200)
-    pod, plane = started(node, "four", tmp_path, ipv6=False)
+    pod, plane = started(node, tmp_path, "four", ipv6=False)
     plane.say(*orders(replicas))
     with plane.serving():
         until_told(pod, "out_80")
@@ -222,7 +223,7 @@ def test_a_control_plane_that_is_absent_killed_and_back_with_nothing_fails_no_re
     node: Lab, replicas: Sequence[Pod], tmp_path: Path
 ) -> None:
     behave(replicas, 200)
-    pod, plane = started(node, "alone", tmp_path)
+    pod, plane = started(node, tmp_path, "alone")
     assert sum(answers(pod, 20).values()) == 20
     plane.say(*orders(replicas))
     with plane.serving() as process:

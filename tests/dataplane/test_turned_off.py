@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.apiserver.processes import eventually
-from tests.dataplane.lab import application, lab, manifest
+from tests.dataplane.lab import lab, manifest
 from tests.dataplane.services import service
-from tests.dataplane.told import CLUSTER_IP, admin, ask, orders, replica, told, until_told
+from tests.dataplane.told import CLUSTER_IP, admin, ask, orders, replica, started, until_told
 
 pytestmark = [pytest.mark.dataplane, pytest.mark.envoy]
 
@@ -22,9 +22,7 @@ def test_told_of_an_empty_list_a_pod_that_runs_passes_traffic_through_again_and_
     with lab(tmp_path / "lab") as node:
         replicas = [node.pod(manifest("one", replica("one")))]
         service(node, replicas)
-        pod, plane = told(node, manifest("web", application("echo.py", "8080")), tmp_path)
-        pod.kubelet.start()
-        pod.kubelet.wait_until_ready()
+        pod, plane = started(node, tmp_path)
         plane.say(*orders(replicas))
 
         def call() -> int:

@@ -85,6 +85,14 @@ def told(lab: Lab, document: Json, folder: Path, *, ipv6: bool = True) -> tuple[
     return lab.create(document, settings=plane.settings, ipv6=ipv6), plane
 
 
+def started(lab: Lab, folder: Path, name: str = "web", *, ipv6: bool = True) -> tuple[Pod, ControlPlane]:
+    """A caller that is ready without a control plane, and the one that it asks, which does not run yet."""
+    pod, plane = told(lab, manifest(name, program("echo.py", "8080")), folder, ipv6=ipv6)
+    pod.kubelet.start()
+    pod.kubelet.wait_until_ready()
+    return pod, plane
+
+
 def control_plane(lab: Lab, folder: Path) -> ControlPlane:
     """One of a lab's, which all trust alike; it does not run yet."""
     tls = lab.folder / "controlplane-tls"
