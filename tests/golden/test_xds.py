@@ -22,7 +22,7 @@ PODS = [("web-1", "namespace"), ("basket-1", "namespace"), ("web-1", "cluster")]
 @pytest.mark.envoy
 @pytest.mark.parametrize(("pod", "scope"), PODS, ids=[f"{pod}-{scope}" for pod, scope in PODS])
 def test_a_proxy_is_told_what_its_golden_file_says_and_envoy_takes_it(tmp_path: Path, pod: str, scope: str) -> None:
-    mesh = load(EXAMPLE)
+    mesh, _ = load(EXAMPLE, Key("shop", pod))
     of = Translated(mesh, Choices(scope=Scope(default="cluster" if scope == "cluster" else "namespace")))
     told = static_form.resources(of, caller(mesh, Key("shop", pod)))
     check_golden(f"xds/{pod}-{scope}.json", json.dumps(told, indent=1) + "\n")
