@@ -64,7 +64,8 @@ def asking(node: str, kind: Kind | str, *names: str, **more: Any) -> bytes:
     """A request."""
     request = DeltaDiscoveryRequest(type_url=str(kind), resource_names_subscribe=names, **more)
     request.node.id = node
-    return request.SerializeToString()
+    data: bytes = request.SerializeToString()
+    return data
 
 
 def channel(port: int, ca: bytes | None = None, name: str = "localhost", options: Sequence[Any] = OPTIONS) -> Any:
