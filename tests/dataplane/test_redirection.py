@@ -10,6 +10,9 @@ from typing import Literal
 
 import pytest
 
+from controlplane.xds import redirection
+from controlplane.xds.redirection import Seen, Unseen
+from tests import build
 from tests.dataplane.landing import Landing, dial, listeners
 from tests.dataplane.netns import NetNs
 from tests.dataplane.network import LOOPBACK, PEER, PEER_ELSEWHERE, POD, Backend, Family, Network, network
@@ -98,6 +101,28 @@ def test_a_connection_lands_where_it_should(net: tuple[Mode, Network], family: F
         users |= dict.fromkeys(ENVOYS.values(), direct)
     landed = {(uid, gid): dial(source, address, row.port, uid=uid, gid=gid) for uid, gid in users}
     assert landed == users
+
+
+@families
+@pytest.mark.parametrize("mode", ["redirect", "tproxy"])
+@pytest.mark.parametrize(
+    "row", [row for row in TABLE if row.source == "pod" and row.to != "pod"], ids=lambda row: row.what
+)
+def test_the_control_plane_explains_that_it_lands_there(row: Row, mode: str, family: Family) -> None:
+    """But for the pod's own address, which no rule names."""
+    annotations = {
+        "exclude-outbound-ports": str(EXCLUDED),
+        "opaque-outbound-ports": str(OPAQUE),
+        "exclude-outbound-cidrs": ",".join(WANTED.exclude_outbound_cidrs),
+    }
+    pod = build.injected(build.pod(annotations), by=build.operator(f"sidecar: {{mode: {mode}}}"))
+    explained = redirection.read(pod)
+    assert explained is not None
+    match explained.of(ADDRESSES[row.to][family], row.port):
+        case Seen(opaque=opaque):
+            assert row.on == (15003 if opaque else 15001)
+        case Unseen():
+            assert row.on is None
 
 
 @families
