@@ -1,6 +1,7 @@
 """The command line: what there is, with an example each. What it does stands in the modules named here."""
 
 import argparse
+import re
 import secrets
 import sys
 import time
@@ -10,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from certs.authority import issue_ca, issue_leaf
+from certs.authority import is_dns_name, issue_ca, issue_leaf
 from certs.bundle import Validity
 from certs.objects import NAMESPACE, Installation
 from certs.rotation import Lifetimes
@@ -112,8 +113,14 @@ def _add(
 
 def _add_cluster(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
-    add("--namespace", default=NAMESPACE, help=f"where the servers run ({NAMESPACE})")
-    add("--cluster-domain", default="cluster.local", metavar="NAME", help="of the cluster's DNS (cluster.local)")
+    add("--namespace", type=_label, default=NAMESPACE, metavar="NAME", help=f"where the servers run ({NAMESPACE})")
+    add(
+        "--cluster-domain",
+        type=_domain,
+        default="cluster.local",
+        metavar="NAME",
+        help="of the cluster's DNS (cluster.local)",
+    )
     add("--ca-days", type=_days, default=timedelta(days=365), metavar="D", help="a CA is valid (365)")
     add("--leaf-days", type=_days, default=timedelta(days=30), metavar="D", help="a serving certificate is valid (30)")
     add(
@@ -125,6 +132,18 @@ def _add_cluster(command: argparse.ArgumentParser) -> None:
     )
     add("--kubeconfig", metavar="FILE", help="default: the pod's own account, else as kubectl does")
     add("--context", metavar="NAME", help="of the kubeconfig")
+
+
+def _label(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a namespace")
+    return text
+
+
+def _domain(text: str) -> str:
+    if not is_dns_name(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no DNS name in lower case")
+    return text
 
 
 def _seconds(text: str) -> float:
@@ -163,8 +182,10 @@ def _run(options: argparse.Namespace) -> int:
         cluster, keeper = _keeper(options)
         process = service.Service(keeper, cluster, options.period_seconds)
         service.run(process, options.metrics_address, options.metrics_port)
-    except (kube.KubeError, OSError) as error:
+    except kube.KubeError as error:
         return _unusable(error)
+    except OSError as error:
+        return _unusable(ValueError(f"--metrics-address, --metrics-port: {error.strerror}"))
     return 0
 
 
@@ -185,9 +206,18 @@ def _ensure(options: argparse.Namespace) -> int:
         settled = rounds.settle(keeper, tell)
     except kube.KubeError as error:
         return _unusable(error)
-    for line in show.rest(settled.observed, settled.at, keeper.lifetimes):
+    print(_ended(len(settled.failures), rehearsed=options.dry_run))
+    for line in show.agenda(settled.observed, settled.at, keeper.lifetimes):
         print(line)
     return UNDONE if settled.failures else 0
+
+
+def _ended(failures: int, *, rehearsed: bool) -> str:
+    if rehearsed:
+        return "Nothing was changed: this was a rehearsal. After all that, next:"
+    if failures:
+        return f"Not done, for {failures} step{'s' if failures > 1 else ''} failed. Next, besides:"
+    return "Nothing is left to do now. Next:"
 
 
 def _show(options: argparse.Namespace) -> int:

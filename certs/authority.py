@@ -61,6 +61,11 @@ def issue_leaf(ca: Bundle, names: Sequence[str], validity: Validity) -> Bundle:
     return _bundle(certificate, key)
 
 
+def is_dns_name(text: str) -> bool:
+    """Whether a certificate can be for it: in lower case (RFC 1123, 2.1), its first label perhaps `*`."""
+    return _DNS_NAME.fullmatch(text) is not None
+
+
 def _identifier_of(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
     """A CA that somebody else made may bear no identifier; its key makes one then (RFC 5280, 4.2.1.1)."""
     try:
@@ -74,7 +79,7 @@ def _alternative(name: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
-        if not _DNS_NAME.fullmatch(name):
+        if not is_dns_name(name):
             raise ValueError(f"{name!r} is neither a DNS name in lower case nor an IP address") from None
         return x509.DNSName(name)
 

@@ -18,6 +18,7 @@ from typing import Literal, get_args
 from urllib.parse import quote
 
 import urllib3
+import yaml
 from kubernetes.client.api_client import ApiClient
 from kubernetes.client.configuration import Configuration
 from kubernetes.client.exceptions import ApiException
@@ -86,6 +87,8 @@ def connect(kubeconfig: str | None = None, context: str | None = None) -> ApiCli
         load_kube_config(kubeconfig, context, configuration, persist_config=False)
     except (ConfigException, OSError, ValueError) as error:
         raise KubeError("unreachable", f"no credentials: {error}; outside a pod, use --kubeconfig") from None
+    except (TypeError, LookupError, AttributeError, yaml.YAMLError):  # what the package makes of other files
+        raise KubeError("unreachable", f"no credentials: {kubeconfig or 'KUBECONFIG'} is no kubeconfig") from None
     return ApiClient(configuration)
 
 
@@ -158,7 +161,7 @@ class Kube:
                     return
                 yield
         except (urllib3.exceptions.HTTPError, OSError, ValueError, KeyError) as error:
-            raise KubeError("unreachable", f"watch of {path}: {type(error).__name__}") from None
+            raise KubeError("unreachable", f"watch of {path}: {_cause(error)}") from None
         finally:
             answer.response.close()
 
@@ -222,19 +225,19 @@ class Kube:
                 return answer
             status, said = answer.status, answer.read()
         except (urllib3.exceptions.HTTPError, OSError, ConfigException, ApiException) as error:
-            raise KubeError("unreachable", f"{what}: {type(error).__name__}") from None
+            raise KubeError("unreachable", f"{what}: the API server is not reached: {_cause(error)}") from None
         raise _error(status, what, b"" if target and target.kind == "Secret" else said)
 
 
 def _path(target: Target) -> str:
-    return f"{_PATHS[target.kind].format(namespace=quote(target.namespace))}/{quote(target.name)}"
+    return f"{_PATHS[target.kind].format(namespace=quote(target.namespace, safe=''))}/{quote(target.name, safe='')}"
 
 
 def _object(answer: RESTResponse) -> Object:
     try:
         found: Object = json.loads(answer.read())
     except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-        raise KubeError("unreachable", f"half an answer: {type(error).__name__}") from None
+        raise KubeError("unreachable", f"half an answer: {_cause(error)}") from None
     return found
 
 
@@ -244,6 +247,15 @@ def _date(answer: RESTResponse) -> datetime:
         return parsedate_to_datetime(answer.headers["Date"])
     except (KeyError, ValueError):
         return datetime.now(UTC)
+
+
+def _cause(error: BaseException) -> str:
+    """Why the API server was not reached: what the system or TLS says, inside of what urllib3 gave up on."""
+    parts = (getattr(error, "reason", None), error.__cause__, *error.args)
+    for inner in parts:
+        if isinstance(inner, BaseException):
+            return _cause(inner)
+    return getattr(error, "verify_message", "") or getattr(error, "strerror", None) or type(error).__name__
 
 
 def _error(status: int, what: str, said: bytes) -> KubeError:

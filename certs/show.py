@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 from certs import chain
-from certs.bundle import Bundle
+from certs.bundle import Bundle, Validity
 from certs.rotation import Lifetimes, awaited, renewal
 from certs.state import Leaf, Observed, Trust, covers
 from certs.steps import Step
@@ -17,10 +17,10 @@ def steps(planned: Sequence[Step]) -> Iterator[str]:
         yield f"    because: {step.reason}"
 
 
-def rest(observed: Observed, now: datetime, lifetimes: Lifetimes) -> Iterator[str]:
-    """What is left when everything has been done that can be done now."""
-    yield "Nothing is left to do now. Next:"
-    yield from _indented(f"{_when(when, now)}: {what}" for when, what in sorted(_agenda(observed, now, lifetimes)))
+def agenda(observed: Observed, now: datetime, lifetimes: Lifetimes) -> Iterator[str]:
+    """What comes next by itself, and when; what is late comes first."""
+    for moment, what in sorted(_agenda(observed, now, lifetimes)):
+        yield f"  {'due since ' if moment < now else ''}{_when(moment, now)}: {what}"
 
 
 def state(observed: Observed, planned: Sequence[Step], now: datetime, lifetimes: Lifetimes) -> Iterator[str]:
@@ -33,8 +33,8 @@ def state(observed: Observed, planned: Sequence[Step], now: datetime, lifetimes:
     yield from _indented(_trusts(observed, now))
     yield "Next"
     if planned:
-        yield from _indented(["at once:", *steps(planned)])
-    yield from _indented(f"{_when(when, now)}: {what}" for when, what in sorted(_agenda(observed, now, lifetimes)))
+        yield from _indented(["at once:", *_indented(steps(planned))])
+    yield from agenda(observed, now, lifetimes)
 
 
 def _authority(observed: Observed, now: datetime) -> Iterator[str]:
@@ -44,7 +44,7 @@ def _authority(observed: Observed, now: datetime) -> Iterator[str]:
     for name, bundle in (("signing", authority.signing), ("next   ", authority.next)):
         if bundle:
             facts = chain.facts(bundle.certificate)
-            yield f"{name} {facts.fingerprint}: ends {_when(facts.validity.not_after, now)}"
+            yield f"{name} {facts.fingerprint}: {_lasts(facts.validity, now)}"
     for one in authority.retired:
         yield f"retired {chain.facts(one.certificate).fingerprint}: no key; trusted until {_when(one.until, now)}"
 
@@ -52,7 +52,12 @@ def _authority(observed: Observed, now: datetime) -> Iterator[str]:
 def _leaf(leaf: Leaf, now: datetime) -> str:
     if leaf.validity is None:
         return f"{leaf.target}: {leaf.problem}"
-    return f"{leaf.target}: ends {_when(leaf.validity.not_after, now)}"
+    return f"{leaf.target}: {_lasts(leaf.validity, now)}"
+
+
+def _lasts(validity: Validity, now: datetime) -> str:
+    begins = f"NOT VALID before {_when(validity.not_before, now)}, " if now < validity.not_before else ""
+    return f"{begins}{'ends' if now < validity.not_after else 'ENDED'} {_when(validity.not_after, now)}"
 
 
 def _trusts(observed: Observed, now: datetime) -> Iterator[str]:

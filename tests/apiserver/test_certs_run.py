@@ -190,6 +190,7 @@ def test_a_rehearsal_tells_everything_and_does_nothing(empty: Keeping) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     for words in ("introduce Secret", "publish MutatingWebhookConfiguration", "issue Secret", "because: lacks CA"):
         assert words in done.stdout
+    assert "Nothing was changed: this was a rehearsal." in done.stdout
     assert not any(empty.secret(name) for name in (CA, WEBHOOK))
     assert not any(empty.trusts())
 
@@ -213,6 +214,7 @@ def test_ensure_says_what_it_could_not_do(empty: Keeping, full: str) -> None:
     done = empty.command("ensure")
     assert done.returncode == 1
     assert f"failed: PATCH ConfigMap {full}/envoy-sidecar-ca: 403 Forbidden" in done.stdout
+    assert "Not done, for 1 step failed." in done.stdout
     assert empty.well()
 
 
@@ -236,7 +238,7 @@ def test_show_says_what_is_wrong(empty: Keeping) -> None:
     empty_bundles(empty)
     shown = empty.command("show").stdout
     assert "envoy-sidecar-webhook: no CA; DOES NOT VOUCH for what is served" in shown
-    assert "at once:\n  publish MutatingWebhookConfiguration envoy-sidecar-webhook" in shown
+    assert "at once:\n    publish MutatingWebhookConfiguration envoy-sidecar-webhook" in shown
 
 
 @pytest.mark.parametrize("command", ["ensure", "show"])

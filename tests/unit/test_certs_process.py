@@ -1,12 +1,15 @@
 """certs run: what it says of itself, when it looks, and what it refuses to start with."""
 
 import logging
+import socket
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import get_args
 
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from certs import service
@@ -137,6 +140,8 @@ def test_a_step_that_fails_holds_up_no_other_and_is_tried_once() -> None:
         (("--publication-delay-seconds", "-1"), "'-1' is no number of seconds"),
         (("--ca-days", "1", "--leaf-days", "0.1", "--publication-delay-seconds", "30000"), "shorter than a third"),
         (("--kubeconfig", "/nowhere"), "no credentials"),
+        (("--namespace", "a/../b"), "'a/../b' is no name of a namespace"),
+        (("--cluster-domain", "Cluster local"), "'Cluster local' is no DNS name in lower case"),
     ],
 )
 @pytest.mark.parametrize("command", ["run", "ensure", "show"])
@@ -150,3 +155,25 @@ def test_it_does_not_start_with(
         code = error.code
     assert code == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["rubbish", "[]", "{", "users: 1", "contexts: [1]", "clusters: {a: 1}"])
+def test_a_file_that_is_no_kubeconfig_is_told(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "kubeconfig"
+    file.write_text(text)
+    assert main(["show", "--kubeconfig", str(file)]) == 2
+    assert capsys.readouterr().err.startswith("certs: no credentials: ")
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_port_that_is_taken_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nobody = tmp_path / "kubeconfig"
+    context = {"name": "it", "context": {"cluster": "it", "user": ""}}
+    server = {"name": "it", "cluster": {"server": "http://127.0.0.1:1"}}
+    nobody.write_text(
+        yaml.safe_dump({"clusters": [server], "contexts": [context], "current-context": "it", "users": []})
+    )
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        where = ["--metrics-address", "127.0.0.1", "--metrics-port", str(taken.getsockname()[1])]
+        assert main(["run", "--kubeconfig", str(nobody), *where]) == 2
+    assert "--metrics-address, --metrics-port: Address already in use" in capsys.readouterr().err

@@ -137,7 +137,9 @@ def test_an_object_that_cannot_be_made_because_its_namespace_is_missing_is_no_co
 
 def test_an_api_server_that_is_not_there_is_unreachable(echo: Echo, tmp_path: Path) -> None:
     echo.port = free_port()
-    assert fail(kube(echo, tmp_path)).reason == "unreachable"
+    error = fail(kube(echo, tmp_path))
+    assert error.reason == "unreachable"
+    assert str(error) == f"PUT {SECRET}: the API server is not reached: Connection refused"
 
 
 @pytest.mark.parametrize("line_format", ["json", "text"])
