@@ -25,7 +25,7 @@ class Steady:
     @contextmanager
     def running(self, *, connections: int, rate: float) -> Iterator[None]:
         """So many requests a second over so many connections, until the block ends."""
-        log = self.client.folder / "steady.log"
+        log = self.client.folder / f"steady-{self.host}.log"
         command = ["nsenter", f"--net={self.client.net.path}", sys.executable, str(PROGRAM)]
         with running([*command, self.address, self.host, f"{connections}", f"{rate}"], log):
             eventually(lambda: "begun" in log.read_text(), "requests are sent")
