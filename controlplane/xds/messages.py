@@ -6,6 +6,7 @@ from functools import lru_cache, partial
 from importlib import import_module
 from typing import Any
 
+import msgspec
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.config.listener.v3 import listener_pb2
@@ -67,8 +68,12 @@ def canonical(kind: Kind, source: Json) -> Iterator[str]:
     hosts: Sequence[Json] = ()
     if kind is Kind.ROUTES:
         hosts, source = source["virtual_hosts"], {key: one for key, one in source.items() if key != "virtual_hosts"}
-    yield json.dumps(source, sort_keys=True)
-    yield from (json.dumps({"virtual_hosts": [host]}, sort_keys=True) for host in hosts)
+    yield _text(source)
+    yield from (_text({"virtual_hosts": [host]}) for host in hosts)
+
+
+def _text(source: Json) -> str:
+    return msgspec.json.encode(source, order="sorted").decode()  # a tenth of json.dumps' time
 
 
 def part(kind: Kind, text: str) -> bytes:
