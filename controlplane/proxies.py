@@ -13,6 +13,7 @@ from typing import Protocol
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from controlplane.apiserver import KubeError
+from controlplane.extensions import Json
 from controlplane.kube import Kube
 from controlplane.logs import tell, tell_crash
 from controlplane.ports import PORTS
@@ -76,7 +77,7 @@ class Source(Protocol):
 
 
 class Proxies:
-    """The part. `start` it; any thread may call the rest. The reporter is there if Events can be written."""
+    """The part. `start` it; any thread may call the rest."""
 
     def __init__(
         self,
@@ -84,7 +85,7 @@ class Proxies:
         choices: Choices,
         registry: CollectorRegistry,
         source: Callable[["Proxies"], Source],
-        reporter: Reporter | None = None,
+        reporter: Reporter,
     ) -> None:
         self._metrics = Metrics(registry)
         self._discovery = Discovery(place, self._metrics)
@@ -119,8 +120,7 @@ class Proxies:
     @property
     def healthy(self) -> bool:
         """Whether the server's loop still turns, and every thread that it depends on lives."""
-        reporting = self._reporter is None or self._reporter.healthy
-        return self._discovery.healthy and self.feed.healthy and self._source.healthy and reporting
+        return all(part.healthy for part in (self._discovery, self.feed, self._source, self._reporter))
 
     @property
     def ready(self) -> bool:
@@ -175,8 +175,7 @@ class Proxies:
         if mesh.services is not self._looked_at.services or mesh.problems is not self._looked_at.problems:
             self._looked_at = mesh
             self._counts.problems.set(len(explain.problems(mesh)))
-            if self._reporter is not None:
-                self._reporter.look(mesh)
+            self._reporter.look(mesh)
 
 
 def of_cluster(kube: Kube, place: Place, choices: Choices, registry: CollectorRegistry) -> Proxies:
@@ -186,4 +185,11 @@ def of_cluster(kube: Kube, place: Place, choices: Choices, registry: CollectorRe
 
 def of_disk(manifests: Path, place: Place, choices: Choices, registry: CollectorRegistry) -> Proxies:
     """For demonstrations and tests."""
-    return Proxies(place, choices, registry, lambda part: Disk(manifests, part.feed, part.unreadable))
+    return Proxies(place, choices, registry, lambda part: Disk(manifests, part.feed, part.unreadable), Reporter(_said))
+
+
+def _said(event: Json) -> None:
+    """There is no API server that would keep it."""
+    of = event["involvedObject"]
+    about = f"{of['kind']} {of['namespace']}/{of['name']}"
+    tell("ignored", logging.WARNING, about=about, problem=event["message"][:300])

@@ -14,6 +14,7 @@ from controlplane.xds.policies import DEFAULT
 
 INFO = "envoy_sidecar_controlplane_service_info"
 ADDRESS = "envoy_endpoint_address"  # the label by which Envoy calls an address: what is said of it is joined on that
+PROBLEMS = "envoy_sidecar_controlplane_service_problems"
 BUDGET = "envoy_sidecar_controlplane_service_retry_budget_ratio"
 
 
@@ -34,12 +35,19 @@ def addresses(mesh: Mesh) -> Iterator[tuple[str, Service, Port]]:
 
 
 def page(mesh: Mesh) -> bytes:
-    """The names of all addresses, for Prometheus, and the budgets that are not the default; it seldom changes."""
+    """The names of all addresses, for Prometheus, the budgets that are not the default, and whose annotations or ports
+    are wrong; it seldom changes.
+    """
     names = (f'{INFO}{{{ADDRESS}="{address}",{_labels(service)}}} 1\n' for address, service, _ in addresses(mesh))
     budgets = (
         f"{BUDGET}{{{_labels(service)}}} {service.policy.retry_budget / 100:g}\n"
         for service in mesh.all_services()
         if service.policy.retry_budget != DEFAULT.retry_budget
+    )
+    problems = (
+        f"{PROBLEMS}{{{_labels(service)}}} {len(service.problems)}\n"
+        for service in mesh.all_services()
+        if service.problems
     )
     return "".join(
         [
@@ -47,6 +55,8 @@ def page(mesh: Mesh) -> bytes:
             *names,
             f"# HELP {BUDGET} Its retry-budget, if it is another than the default.\n# TYPE {BUDGET} gauge\n",
             *budgets,
+            f"# HELP {PROBLEMS} How much is wrong with it, if anything: see its Events.\n# TYPE {PROBLEMS} gauge\n",
+            *problems,
         ]
     ).encode()
 

@@ -4,7 +4,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from controlplane.xds import destinations
-from controlplane.xds.destinations import ADDRESS, BUDGET, INFO, Called
+from controlplane.xds.destinations import ADDRESS, BUDGET, INFO, PROBLEMS, Called
 from controlplane.xds.mesh import Key
 from tests.cluster import mesh, service
 
@@ -38,10 +38,14 @@ def test_a_service_without_addresses_of_its_own_has_none(raw: dict[str, object])
     assert named(raw) == {}
 
 
-def test_a_budget_that_is_not_the_default_is_told() -> None:
-    page = destinations.page(mesh(service(annotations={"retry-budget": "5"}), service("other")))
-    (family,) = (one for one in text_string_to_metric_families(page.decode()) if one.name == BUDGET)
-    assert [(one.labels["destination_service"], one.value) for one in family.samples] == [("orders", 0.05)]
+@pytest.mark.parametrize(
+    ("annotations", "metric", "value"),
+    [({"retry-budget": "5"}, BUDGET, 0.05), ({"retries": "many", "timeout": "1s", "retreis": "2"}, PROBLEMS, 2)],
+)
+def test_a_service_that_is_out_of_the_ordinary_is_named(annotations: dict[str, str], metric: str, value: float) -> None:
+    page = destinations.page(mesh(service(annotations=annotations), service("other")))
+    (family,) = (one for one in text_string_to_metric_families(page.decode()) if one.name == metric)
+    assert [(one.labels["destination_service"], one.value) for one in family.samples] == [("orders", value)]
 
 
 def test_a_sidecars_page_says_how_often_each_was_called() -> None:

@@ -105,9 +105,26 @@ def test_what_is_held_back_is_a_metric_and_goes_at_the_operators_word(serving: S
     eventually(lambda: serving.metric("xds_removal_held_back") == 0, "it went", seconds=30)
 
 
-def test_what_is_wrong_with_objects_is_a_metric(serving: Serving, manifests: Path) -> None:
-    say(manifests, *(service(f"s{n}", annotations={"retries": "x"}) for n in range(20)))
+def test_what_is_wrong_with_objects_is_a_metric_and_each_is_named_in_the_log_once(
+    serving: Serving, manifests: Path
+) -> None:
+    wrong = [service(f"s{n}", annotations={"retries": "x"}) for n in range(20)]
+    say(manifests, *wrong)
     eventually(lambda: serving.metric("xds_problems") == 20, "it is counted", seconds=30)
+    say(manifests, *wrong, service("other"))
+    eventually(lambda: "other" in serving.ask("/metrics/services")[1], "the change is known", seconds=30)
+    named = eventually(lambda: len(found := ignored(serving.log)) >= 20 and found, "all are named")
+    assert named == {
+        f"Service shop/s{n}": "envoy-sidecar.io/retries: 'x': use a whole number from 0 to 10" for n in range(20)
+    }
+
+
+def ignored(log: Path) -> dict[str, str]:
+    """What it says is wrong, and with what. Raises AssertionError if it says so twice."""
+    lines = [one for line in log.read_text().splitlines() if (one := json.loads(line))["event"] == "ignored"]
+    found = {one["about"]: one["problem"] for one in lines}
+    assert len(found) == len(lines)
+    return found
 
 
 @pytest.mark.parametrize(
