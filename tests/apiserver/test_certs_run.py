@@ -1,21 +1,18 @@
 """`certs` against the real API server, with the real rights of its account: one CA whatever happens, and healing."""
 
-import base64
 import itertools
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from certs.authority import issue_ca
-from certs.bundle import Validity
 from tests import needs
 from tests.apiserver.account import MERGE_PATCH, SYSTEM, sign_in
 from tests.apiserver.admissions import MEASURED
-from tests.apiserver.keeping import CA, HOST, REGISTRATIONS, WEBHOOK, Keeping, Process, installed
+from tests.apiserver.damage import delete, delete_and_empty, empty_bundles, replace_bundles, spoil
+from tests.apiserver.keeping import CA, HOST, WEBHOOK, Keeping, Process, installed
 from tests.apiserver.objects import namespace
 from tests.apiserver.processes import eventually, stop
 
@@ -65,32 +62,6 @@ def test_what_is_served_is_strictly_valid(kept: Process, empty: Keeping, tmp_pat
     command += ["-CAfile", str(tmp_path / "ca.crt"), str(tmp_path / "tls.crt")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-def spoil(keeping: Keeping, name: str) -> None:
-    data = {key: base64.b64encode(b"garbage").decode() for key in keeping.secret(name)}
-    path = f"/api/v1/namespaces/{SYSTEM}/secrets/{name}"
-    assert keeping.admin.ask("PATCH", path, {"data": data}, MERGE_PATCH, dry=False).status == 200
-
-
-def delete(keeping: Keeping, *names: str) -> None:
-    keeping.cluster.kubectl("delete", "secret", "-n", SYSTEM, *names)
-
-
-def empty_bundles(keeping: Keeping) -> None:
-    for path in REGISTRATIONS:
-        keeping.publish(path, "")
-
-
-def replace_bundles(keeping: Keeping) -> None:
-    foreign = issue_ca("another", Validity.starting(datetime.now(UTC), timedelta(days=9)))
-    for path in REGISTRATIONS:
-        keeping.publish(path, base64.b64encode(foreign.certificate).decode())
-
-
-def delete_and_empty(keeping: Keeping) -> None:
-    delete(keeping, WEBHOOK)
-    empty_bundles(keeping)
 
 
 DAMAGES: dict[str, tuple[Callable[[Keeping], None], str, str]] = {
