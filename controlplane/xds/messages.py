@@ -73,7 +73,7 @@ def canonical(kind: Kind, source: Json) -> Iterator[str]:
 
 
 def _text(source: Json) -> str:
-    return msgspec.json.encode(source, order="sorted").decode()  # a tenth of json.dumps' time
+    return msgspec.json.encode(source, order="sorted").decode()  # an eighth of json.dumps' time
 
 
 def part(kind: Kind, text: str) -> bytes:
