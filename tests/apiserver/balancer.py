@@ -26,11 +26,13 @@ def balanced(log: Path, backends: Sequence[int]) -> Iterator[int]:
 
 
 async def serve(backends: Sequence[int]) -> None:
-    turns = itertools.cycle(backends)
+    firsts = itertools.cycle(range(len(backends)))
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # A replica that has stopped listening is no endpoint any more: the next one gets the connection.
-        for port in itertools.islice(turns, len(backends)):
+        # A replica that has stopped listening is no endpoint any more: the next one gets the connection. The order is
+        # each connection's own: two at once that shared one could each meet only those that do not listen.
+        first = next(firsts)
+        for port in (*backends[first:], *backends[:first]):
             with suppress(ConnectionError):
                 to_reader, to_writer = await asyncio.open_connection("127.0.0.1", port)
                 await asyncio.gather(pump(reader, to_writer), pump(to_reader, writer), return_exceptions=True)
