@@ -83,7 +83,8 @@ class Settled:
 def settle(keeper: Keeper, tell: Tell) -> Settled:
     """Does all that is to be done now, telling of each step. A step that fails is not tried again this time.
 
-    Raises KubeError if the cluster cannot be read, or, `unsettled`, if there is no end to it.
+    Of what somebody else undoes each time, it is told at last that it is `unsettled`. Raises KubeError if the cluster
+    cannot be read.
     """
     failures: dict[Target, KubeError] = {}
     for _ in range(MAX_ROUNDS):
@@ -96,7 +97,9 @@ def settle(keeper: Keeper, tell: Tell) -> Settled:
             tell(step, error)
             if error and not isinstance(error, ConflictError):
                 failures[step.target] = error
-    raise KubeError("unsettled", f"something undoes what is done: {due[0].verb} {due[0].target}: {due[0].reason}")
+    undone = KubeError("unsettled", "somebody undoes it as often as it is done")
+    tell(due[0], undone)
+    return Settled(reading.at, observed, failures | {due[0].target: undone})
 
 
 def _try(keeper: Keeper, step: Step, reading: Reading) -> KubeError | None:

@@ -62,8 +62,7 @@ class Service:
         try:
             settled = settle(self.keeper, self._tell)
         except KubeError as error:
-            event = "no end to it" if error.reason == "unsettled" else "cannot read the cluster"
-            self._failed(error.reason, event, str(error))
+            self._failed(error.reason, "cannot read the cluster", str(error))
             return False
         except Exception:  # our own bug must not end what keeps certificates valid: the next look may be another
             self.metrics.failed("internal")
@@ -87,7 +86,8 @@ class Service:
             self.metrics.conflicts.inc()
             tell("conflict", facts)
         else:
-            self._failed(error.reason, "step failed", str(error), facts)
+            event = "no end to it" if error.reason == "unsettled" else "step failed"
+            self._failed(error.reason, event, str(error), facts)
 
     def _failed(self, reason: str, event: str, message: str, facts: dict[str, str] | None = None) -> None:
         self.metrics.failed(reason)

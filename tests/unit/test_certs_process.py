@@ -21,7 +21,7 @@ from certs.reading import Object
 from certs.rehearsal import Rehearsal
 from certs.rounds import MAX_ROUNDS, settle
 from certs.steps import Step, Verb
-from tests.rehearsed import INSTALLATION, NOW, cluster, keeper, settled
+from tests.rehearsed import INSTALLATION, NOW, cluster, keeper, nothing, settled
 
 
 @pytest.fixture
@@ -100,16 +100,38 @@ def test_after_a_failure_it_looks_sooner_and_later_each_time_up_to_the_period() 
     assert max(delays) <= 60
 
 
-def test_a_look_that_others_undo_at_once_ends_and_says_so() -> None:
-    class Stubborn(Rehearsal):
-        def fill(self, target: Target, read: Object, content: dict[str, bytes]) -> None:
-            raise ConflictError("refused", "always")
+class Stubborn(Rehearsal):
+    """Somebody else writes first, each time."""
 
-    told: list[Step] = []
-    with pytest.raises(KubeError, match="something undoes what is done: introduce Secret") as caught:
-        settle(keeper(cluster(Stubborn)), lambda step, _: told.append(step))
-    assert caught.value.reason == "unsettled"
-    assert sum(step.verb == "introduce" for step in told) == MAX_ROUNDS - 1
+    def fill(self, target: Target, read: Object, content: dict[str, bytes]) -> None:
+        raise ConflictError("refused", "always")
+
+
+class Emptied(Rehearsal):
+    """Somebody else empties what is published in a registration at once."""
+
+    def publish(self, target: Target, read: Object, text: bytes) -> None:
+        super().publish(target, read, b"" if target in CONFIGURATIONS else text)
+
+
+def test_a_look_that_others_undo_at_once_ends_and_says_so() -> None:
+    told: list[tuple[Step, KubeError | None]] = []
+    ended = settle(keeper(cluster(Stubborn)), lambda step, error: told.append((step, error)))
+    assert sum(step.verb == "introduce" for step, _ in told) == MAX_ROUNDS
+    step, error = told[-1]
+    assert (str(step.target), error and error.reason) == (str(INSTALLATION.authority), "unsettled")
+    assert ended.failures == {INSTALLATION.authority: error}
+
+
+def test_a_trust_that_somebody_empties_at_once_is_no_match() -> None:
+    """The alert goes by that, and is about this."""
+    store = cluster(Emptied)
+    ended, metrics = settle(keeper(store), nothing), Metrics(service.FAILURES)
+    metrics.show(ended.observed, ended.at, INSTALLATION.authority.name)
+    found = samples(metrics)
+    assert found["envoy_sidecar_certs_trust_matches['mutating']"] == 0
+    assert found["envoy_sidecar_certs_trust_matches['config_maps']"] == 1
+    assert all(leaf.bundle for leaf in ended.observed.leaves)
 
 
 def test_a_step_that_fails_holds_up_no_other_and_is_tried_once() -> None:
