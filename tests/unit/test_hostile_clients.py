@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from controlplane.xds import session
 from controlplane.xds.authenticator import Authenticator
-from controlplane.xds.door import COMPLAINTS
+from controlplane.xds.door import COMPLAINTS, STREAMS_PER_POD
 from controlplane.xds.identity import Identity, believe
 from controlplane.xds.metrics import PREFIX, Metrics
 from controlplane.xds.server import Server
@@ -25,10 +25,12 @@ from controlplane.xds.snapshot import Caller, Kind
 from controlplane.xds.topic import MAX_NAMES
 from controlplane.xds.transport import Limits
 from tests.proxies import Proxy, asking, call, channel, connected, status
+from tests.soak.flood import allow
 from tests.tokens import token
 from tests.worlds import World, world
 
 CDS, EDS, LDS, RDS = Kind
+STREAMS = 8  # of a connection, by HTTP/2's setting
 
 
 def callers(identity: Identity) -> Caller:
@@ -103,6 +105,30 @@ def test_streams_of_one_pod_take_no_place_of_others(unread: bool) -> None:
             await here.serves()
 
     run(story)
+
+
+def test_ten_thousand_streams_of_one_pod_take_the_place_of_three_and_are_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    allow(2 * 10_000 // STREAMS)  # this process is both ends
+
+    async def story() -> None:
+        async with running() as here, AsyncExitStack() as stack:
+            for _ in range(10_000 // STREAMS):
+                connection = await stack.enter_async_context(channel(here.port))
+                proxies = [Proxy(call(connection, token("evil/web-0")), "web-0.evil") for _ in range(STREAMS)]
+                for proxy in proxies:
+                    stack.callback(proxy.call.cancel)
+                # One that gave way already cannot be written to.
+                await asyncio.gather(*(proxy.ask(EDS, "a") for proxy in proxies), return_exceptions=True)
+            await here.serves()
+            async with asyncio.timeout(30):
+                while here.counted("stream_ends_total", reason="replaced") < 10_000 - STREAMS_PER_POD:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            assert here.counted("streams") <= STREAMS_PER_POD + 1
+
+    run(story)
+    assert [record.getMessage() for record in caplog.records if record.name == "controlplane"] == ["ended"]
 
 
 def test_who_connects_and_says_nothing_is_disconnected() -> None:
