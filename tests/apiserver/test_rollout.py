@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +24,6 @@ from tests.apiserver.objects import SIDECAR, generated, init_names, pod
 from tests.apiserver.processes import eventually, free_port
 
 PODS, CLIENTS, REPLICAS = 1_000, 8, 2
-BACKOFF_SECONDS = (0.005, 0.01, 0.02)  # as the work queues of Kubernetes' controllers begin (client-go, workqueue)
 AFTERWARDS_SECONDS = 5  # in which the API server may still try connections that a killed process has left
 
 
@@ -98,23 +97,17 @@ class Creations:
 
 
 @contextmanager
-def creating_pods(kubernetes: Cluster, namespace: str, again_after: Sequence[float] = ()) -> Iterator[Creations]:
-    """Creates pods, CLIENTS at a time: PODS, or more until the block has ended.
-
-    `again_after` are the seconds from a failure to the next attempt, of which there is one more than of these.
-    """
+def creating_pods(kubernetes: Cluster, namespace: str, tries: int = 1) -> Iterator[Creations]:
+    """Creates pods, CLIENTS at a time, each tried so often at most: PODS, or more until the block has ended."""
     one, made, over = generated(pod(labels={"app": "cart"}), "cart-"), Creations(), threading.Event()
 
     def create(creator: Creator) -> None:
         while len(made.of_pods) < PODS or not over.is_set():
             attempts: list[Attempt] = []
             made.of_pods.append(attempts)
-            for wait in (0, *again_after):
-                time.sleep(wait)
+            while len(attempts) < tries and not (attempts and attempts[-1].status == 201):
                 began = time.monotonic()
                 attempts.append(Attempt(creator.create(one), began, time.monotonic()))
-                if attempts[-1].status == 201:
-                    break
 
     with creating(kubernetes, namespace) as creator, ThreadPoolExecutor(CLIENTS) as pool:
         clients = [pool.submit(create, creator) for _ in range(CLIENTS)]
@@ -169,7 +162,7 @@ def test_a_replica_that_is_killed_loses_what_was_in_flight_and_nothing_else(
 def test_a_client_that_tries_again_as_controllers_do_notices_nothing_of_a_replica_that_is_killed(
     kubernetes: Cluster, fleet: Fleet, shop: str
 ) -> None:
-    with creating_pods(kubernetes, shop, again_after=BACKOFF_SECONDS) as made:
+    with creating_pods(kubernetes, shop, tries=2) as made:
         busy(fleet.running[0])
         fleet.running[0].process.kill()
     assert {attempts[-1].status for attempts in made.of_pods} == {201}
