@@ -26,6 +26,7 @@ from controlplane.xds.wire import MalformedError, Request, Response
 # told, or so many bytes, are as good as one more: each name is 6 microseconds of the loop that all proxies share.
 RATE, BURST = 50.0, 1000.0
 NAMES, BYTES = 50, 16 << 10
+LAST_SECONDS = 0.1  # for the message that is on its way when a stream ends
 PODS = 20_000  # whose allowance is remembered
 # Of the names that a stream asks for: characters, and what a name takes here however short it is. 20,000 of 100.
 NAME, MAX_TEXT = 200, 6_000_000
@@ -84,6 +85,7 @@ class Session:
         self._text = 0  # of the names that were asked for; at least
         self._task: asyncio.Task[Any] | None = None
         self._end: Ended | None = None
+        self._is_over = False  # nothing more is said
         self.blocked = False  # at its end: the proxy does not take what it is told
 
     async def run(self, first: Request) -> None:
@@ -107,9 +109,16 @@ class Session:
         finally:
             self.conversation.end()
             if self._writing is not None:
-                self.blocked = True
-                self._writing.cancel()
+                await self._stop_writing(self._writing)
         raise Ended("closed")
+
+    async def _stop_writing(self, writing: asyncio.Task[None]) -> None:
+        """gRPC takes no status while a message is on its way, which for most is a moment."""
+        self._is_over = True
+        _, waiting = await asyncio.wait({writing}, timeout=LAST_SECONDS)
+        if waiting:
+            self.blocked = True
+            writing.cancel()
 
     def end(self, end: Ended) -> None:
         """Lets `run` raise this."""
@@ -192,7 +201,7 @@ class Session:
                     return
                 self._allowance.take((len(response.resources) + len(response.removed)) / NAMES, monotonic())
                 self._measure(response.kind, len(data))
-                response = self._next()
+                response = None if self._is_over else self._next()
         finally:
             self._writing = None
 

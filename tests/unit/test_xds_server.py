@@ -161,6 +161,20 @@ def test_garbage_ends_the_stream_that_it_came_by_and_no_other(data: bytes) -> No
     run(story)
 
 
+def test_a_stream_that_ends_while_it_is_told_something_ends_with_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gRPC takes no status meanwhile, and the stream kept its place until its connection ended, seen."""
+    monkeypatch.setattr(session, "LAST_SECONDS", 10.0)
+
+    async def story() -> None:
+        async with running(World({EDS: {"large": "x" * 1_000_000}})) as here, channel(here.port) as bad:
+            proxy = Proxy(call(bad), "web-0.shop")
+            await proxy.ask(EDS, "large")
+            await proxy.call.write(b"\xff")
+            assert await refusal(proxy.call) is grpc.StatusCode.INVALID_ARGUMENT
+
+    run(story)
+
+
 def test_a_million_names_end_the_stream() -> None:
     async def story() -> None:
         async with running(world()) as here, channel(here.port) as bad:
