@@ -41,9 +41,10 @@ def request(
     lines = [f"{method} {host}:{number} from {by.namespace}/{by.pod}{_place(by)}", ""]
     unseen = [way.why for way in ways.values() if isinstance(way, Unseen)]
     if ways and len(unseen) == len(ways):
-        return [*lines, f"No sidecar sees it: {unseen[0]}.", f"It goes to where the application dials, {_WITHOUT}."]
+        lines += [f"No sidecar sees it: {unseen[0]}.", f"It goes to where the application dials, {_WITHOUT}."]
+        return [*lines, *(_complaints(found) if found else ())]
     if found is None:
-        lines.append(f"{host} is no Service of the cluster: it passes through to the address that was dialled.")
+        lines.append(f"{_no_service(snapshot.mesh, by, host)}: it passes through to the address that was dialled.")
     else:
         opaque = next((way.opaque for way in ways.values() if isinstance(way, Seen)), "")
         lines += _told(snapshot, choices, by, found, number, method, opaque)
@@ -147,6 +148,13 @@ def _service(mesh: Mesh, choices: Choices, by: Caller, host: str) -> Service | N
         return own
     every = mesh.all_services()
     return next((one for one in every if wanted & set(routes.hosts(one, by.namespace, choices.domain))), None)
+
+
+def _no_service(mesh: Mesh, by: Caller, host: str) -> str:
+    name, namespace, *_ = *host.split("."), by.namespace
+    about = f"Service {Key(namespace, name)}"
+    unusable = next((f"{about} cannot be used ({one.message})" for one in mesh.problems if one.about == about), "")
+    return unusable or f"{host} is no Service of the cluster"
 
 
 def _told(

@@ -45,6 +45,17 @@ def test_a_host_that_is_no_service_passes_through() -> None:
     assert "passes through to the address that was dialled" in told(translated(), "http://example.com")
 
 
+@pytest.mark.parametrize("url", ["orders:80", "orders.shop"])
+def test_a_service_that_cannot_be_used_is_told_with_the_reason(url: str) -> None:
+    unusable = {**service(), "spec": None}
+    assert "Service shop/orders cannot be used (" in told(translated(unusable), url)
+
+
+def test_what_is_wrong_with_a_service_is_told_though_no_sidecar_sees_the_request() -> None:
+    pod = build.pod(hostNetwork=True)
+    assert "Wrong with Service shop/orders" in told(translated(service(annotations={"retries": "x"})), "orders", pod=pod)
+
+
 def test_endpoints_are_named_in_the_order_of_preference() -> None:
     near = endpoint("10.0.0.1", hints={"forZones": [{"name": "eu-1a"}]})
     far = endpoint("10.0.0.2", hints={"forZones": [{"name": "eu-1b"}]})
