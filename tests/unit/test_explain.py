@@ -53,7 +53,9 @@ def test_a_service_that_cannot_be_used_is_told_with_the_reason(url: str) -> None
 
 def test_what_is_wrong_with_a_service_is_told_though_no_sidecar_sees_the_request() -> None:
     pod = build.pod(hostNetwork=True)
-    assert "Wrong with Service shop/orders" in told(translated(service(annotations={"retries": "x"})), "orders", pod=pod)
+    assert "Wrong with Service shop/orders" in told(
+        translated(service(annotations={"retries": "x"})), "orders", pod=pod
+    )
 
 
 def test_endpoints_are_named_in_the_order_of_preference() -> None:
