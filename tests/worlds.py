@@ -14,7 +14,9 @@ from controlplane.xds.wire import Request, Response
 CALLER = Caller("shop", "web-0")
 WILD = (Kind.CLUSTER, Kind.LISTENER)
 Contents = Mapping[Kind, Mapping[str, str]]  # kind -> name -> version
+LEFT = (Kind.LISTENER, Kind.ROUTES)  # of which something may remain
 _NOBODY: Mapping[str, Iterable[str]] = {}
+_NOTHING: Mapping[str, str] = {}
 
 
 class World:
@@ -23,11 +25,15 @@ class World:
     """
 
     def __init__(
-        self, contents: Contents, hidden: Iterable[str] = (), hidden_from: Mapping[str, Iterable[str]] = _NOBODY
+        self,
+        contents: Contents,
+        hidden: Iterable[str] = (),
+        hidden_from: Mapping[str, Iterable[str]] = _NOBODY,
+        remnants: Mapping[str, str] = _NOTHING,
     ) -> None:
         self.contents = {kind: dict(contents.get(kind, {})) for kind in Kind}
         self.substitutes: dict[str, str] = {}  # by name: the version of what is told instead of what is refused
-        self.remnants: dict[str, str] = {}  # by name: the version of what stays when it is gone
+        self.remnants = dict(remnants)  # of listeners and routes, by name: the version of what stays when it is gone
         unseen = {namespace: {*hidden, *more} for namespace, more in {"": (), **hidden_from}.items()}
         self._names = {
             namespace: {kind: tuple(name for name in self.contents[kind] if name not in here) for kind in WILD}
@@ -51,7 +57,7 @@ class World:
         return None if version is None else Resource(name, version, _body(kind, version))
 
     def remains(self, kind: Kind, name: str) -> Resource | None:
-        version = self.remnants.get(name)
+        version = self.remnants.get(name) if kind in LEFT else None
         return None if version is None else Resource(name, version, _body(kind, version))
 
     def instead(self, kind: Kind, name: str) -> Resource | None:

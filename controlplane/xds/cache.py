@@ -68,7 +68,7 @@ class Cache:
         return None if self.snapshot is None else self.snapshot.instead(kind, name)
 
     def remains(self, kind: Kind, name: str) -> Resource | None:
-        """What a proxy is told that has the resource, now that there is none; None: it is taken away."""
+        """What a proxy is told of what is gone, if it has it; None: it is taken away."""
         return None if self.snapshot is None else self.snapshot.remains(kind, name)
 
     def variant(self, kind: Kind, caller: Caller) -> str:

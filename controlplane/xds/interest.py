@@ -64,7 +64,7 @@ class Interest:
         return self.cache.instead(self.kind, self._meant(name))
 
     def remains(self, name: str) -> Resource | None:
-        """What is told to a proxy that has the resource, now that there is none; None: it is taken away."""
+        """What a proxy is told of what is gone, if it has it; None: it is taken away."""
         return self.cache.remains(self.kind, self._meant(name))
 
     def all(self, caller: Caller) -> frozenset[str]:

@@ -65,7 +65,9 @@ class Snapshot(Protocol):
         """What is told to a proxy that does not take the resource, and has no other of that name; None: nothing."""
 
     def remains(self, kind: Kind, name: str) -> Resource | None:
-        """What is told to a proxy that has the resource, now that there is none; None: it is taken away."""
+        """What is told, now that there is none, to a proxy that has the resource, or, of routes, a listener that needs
+        them; None: it is taken away.
+        """
 
     def prepare(self, caller: Caller) -> Iterator[None]:
         """Makes what this caller's proxy will ask for, a little at each step; `get` finds it made then."""

@@ -230,7 +230,7 @@ class Topic:
         for index, name in enumerate(names):
             if name not in self.held:
                 continue
-            resource = (self._now(name) if self._wants(name) else None) or self._rest(name)
+            resource = (self._now(name) if self._wants(name) else None) or self._remains(name)
             if resource is None:
                 self._miss(name, absent, now)
                 continue
@@ -254,9 +254,11 @@ class Topic:
         self.without -= {name}
         return resource
 
-    def _rest(self, name: str) -> Resource | None:
-        """What stays with the proxy of that which is gone."""
-        return self.interest.remains(name) if self.held[name] else None
+    def _remains(self, name: str) -> Resource | None:
+        """What stays with the proxy of that which is gone: if it has it, or, of routes, the listener that asks."""
+        has = self.kind is Kind.ROUTES or (self.held[name] and name not in self.without)
+        is_subscribed = self._wild is not None or name in self._names
+        return self.interest.remains(name) if has and is_subscribed else None
 
     def _wants(self, name: str) -> bool:
         return name in self._names or (self._wild is not None and name in self._wild)

@@ -109,7 +109,7 @@ class Translated:
         return _at_once(kind, name, source) if source else None
 
     def remains(self, kind: Kind, name: str) -> Resource | None:
-        """What is told to a proxy that has the resource, now that there is none; None: it is taken away."""
+        """What a proxy is told of what is gone, if it has it; None: it is taken away."""
         shown, token = scope.read_view(name)
         view = self.views.known(token)
         if view is None or kind not in OF_VIEW:
@@ -120,6 +120,7 @@ class Translated:
             return None
         made = ports.setdefault(port, {})
         if (kind, name) not in made:
+            self._asked[token].add((kind, name))  # or nobody is told when the port has a Service again
             made[kind, name] = _at_once(kind, name, translate.remains(kind, shown, view, self._choices))
         return made[kind, name]
 

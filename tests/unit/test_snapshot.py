@@ -294,6 +294,17 @@ def test_the_last_service_of_a_port_leaves_the_listener_with_those_who_have_it()
     assert (list(proxy.holds[Kind.LISTENER]), list(later.holds[Kind.LISTENER])) == (["out_80"], [])
 
 
+@pytest.mark.parametrize("has", [{"http_80": "1"}, {}], ids=["with-routes", "that-waits-for-its-routes"])
+def test_a_listener_from_another_control_plane_is_told_routes_and_of_a_service_that_comes(has: dict[str, str]) -> None:
+    proxy = Proxy(cache := Cache())
+    cache.store(former := translated())
+    proxy.ask(Kind.LISTENER, has={"out_80": "1"})
+    proxy.ask(Kind.ROUTES, "http_80", has=has)
+    assert [(one.kind, one.removed) for one in proxy.settle()] == [(Kind.LISTENER, []), (Kind.ROUTES, [])]
+    cache.store(former.next(mesh(service())))
+    assert [one.kind for one in proxy.settle()] == [Kind.ROUTES]  # an HTTP port's listener is what remains of it
+
+
 def test_what_remains_is_bounded_for_a_proxy_may_say_that_it_has_anything() -> None:
     proxy = Proxy(cache := Cache())
     cache.store(translated())

@@ -17,11 +17,12 @@ from controlplane.xds.cache import Cache
 from controlplane.xds.snapshot import WILDCARD, Caller, Kind
 from controlplane.xds.stream import PATIENCE_SECONDS, REMOVAL_SECONDS
 from controlplane.xds.wire import Response
-from tests.worlds import CALLER, WILD, Contents, Proxy, World
+from tests.worlds import CALLER, LEFT, WILD, Contents, Proxy, World
 
 CDS, EDS, LDS, RDS = Kind
 NAMES = ("a", "b", "c", "d")
 BAD = "9"  # a version that the proxy does not take
+REMNANTS = {"a": "0", "b": BAD}  # what remains of listeners and routes
 AT_A_TIME = 2  # resources in a response: what there is may take two
 ELSEWHERE = Caller("accounts", "web-0")
 
@@ -48,12 +49,13 @@ class Conversations(RuleBasedStateMachine):
 
     @initialize(contents=contents)
     def start(self, contents: Contents) -> None:
-        self.world = World(contents)
+        self.world = World(contents, remnants=REMNANTS)
         self.cache.store(self.world)
 
     @rule(contents=contents, hidden=names, elsewhere=names)
     def change(self, contents: Contents, hidden: list[str], elsewhere: list[str]) -> None:
-        self.world = World(contents, hidden_from={CALLER.namespace: hidden, ELSEWHERE.namespace: elsewhere})
+        hidden_from = {CALLER.namespace: hidden, ELSEWHERE.namespace: elsewhere}
+        self.world = World(contents, hidden_from=hidden_from, remnants=REMNANTS)
         self.cache.store(self.world)
 
     @rule()
@@ -145,7 +147,10 @@ class Conversations(RuleBasedStateMachine):
         else:
             raise AssertionError("the conversation never ends")
         for kind in self.open:
-            assert self._good(self.proxy.holds[kind]) == self._good(self._expected(kind)), kind
+            expected = self._expected(kind)
+            spoilt = self._spoilt() | {name for name, version in expected.items() if version == BAD}
+            held = self.proxy.holds[kind]
+            assert _without(spoilt, held) == _without(spoilt, expected), kind
         assert self.proxy.conversation.alarm is None
 
     def _told(self) -> list[Response]:
@@ -159,12 +164,17 @@ class Conversations(RuleBasedStateMachine):
 
     def _expected(self, kind: Kind) -> dict[str, str]:
         wild = set(self.world.names(kind, self.proxy.caller)) if kind in self.all else set()
-        return {name: v for name, v in self.world.contents[kind].items() if name in self.wanted[kind] | wild}
+        there = {name: v for name, v in self.world.contents[kind].items() if name in self.wanted[kind] | wild}
+        return self._remaining(kind) | there
 
-    def _good(self, held: dict[str, str]) -> dict[str, str]:
-        """Without names whose newest version the proxy does not take: it may have an older one, or none."""
-        spoilt = {name for kind in Kind for name, version in self.world.contents[kind].items() if version == BAD}
-        return {name: version for name, version in held.items() if name not in spoilt}
+    def _remaining(self, kind: Kind) -> dict[str, str]:
+        """Of listeners that the proxy has, and of all routes that it asks for."""
+        had = self.wanted[kind] if kind is RDS else self.proxy.holds[kind]
+        return {name: version for name, version in REMNANTS.items() if kind in LEFT and name in had}
+
+    def _spoilt(self) -> set[str]:
+        """The names whose newest version the proxy does not take: it may have an older one, or none."""
+        return {name for kind in Kind for name, version in self.world.contents[kind].items() if version == BAD}
 
     def _answer(self, response: Response) -> None:
         """As Envoy does: what is good of a rejected response is in effect, though not what it says it has."""
@@ -179,6 +189,10 @@ class Conversations(RuleBasedStateMachine):
     def _drop(self, kind: Kind, names: Iterable[str]) -> None:
         for name in set(names):
             self.proxy.holds[kind].pop(name, None)
+
+
+def _without(names: set[str], held: dict[str, str]) -> dict[str, str]:
+    return {name: version for name, version in held.items() if name not in names}
 
 
 TestConversations = Conversations.TestCase

@@ -210,8 +210,7 @@ def test_after_a_reconnect_a_listener_that_went_meanwhile_is_told_to_be_gone() -
 
 
 def with_remains(made: World) -> World:
-    made.remnants["a"] = "rest"
-    return made
+    return World(made.contents, remnants={"a": "rest"})
 
 
 def test_what_remains_of_a_resource_is_told_to_who_has_it_when_it_goes_and_gives_way_when_it_is_back() -> None:
@@ -231,9 +230,40 @@ def test_after_a_reconnect_it_is_told_to_who_has_what_went_meanwhile(has: str, t
 
 
 def test_who_never_had_it_is_not_told_what_remains() -> None:
+    envoy = proxy(with_remains(world(listeners="b=1")))
+    envoy.ask(LDS, "a", "b")
+    assert settled(envoy) == ["LISTENER b=1 -a"]
+
+
+def test_who_took_no_version_of_it_is_not_told_what_remains() -> None:
+    envoy = proxy(world(listeners="a=1"))
+    envoy.ask(LDS)
+    envoy.reject(*envoy.told())
+    envoy.cache.store(with_remains(world()))
+    assert settled(envoy) == ["LISTENER -a"]
+
+
+def test_who_has_it_but_does_not_ask_for_it_is_not_told_what_remains() -> None:
+    envoy = proxy(with_remains(world(listeners="b=1")))
+    envoy.ask(LDS, "b", has={"a": "1"})
+    assert settled(envoy) == ["LISTENER b=1 -a"]
+
+
+def test_whoever_asks_for_routes_is_told_what_remains_for_the_listener_may_have() -> None:
     envoy = proxy(with_remains(world(routes="b=1")))
     envoy.ask(RDS, "a", "b")
-    assert settled(envoy) == ["ROUTES b=1 -a"]
+    assert settled(envoy) == ["ROUTES a=rest b=1"]
+
+
+def test_what_remains_and_is_rejected_is_not_sent_again_and_gives_way_when_the_resource_is_back() -> None:
+    envoy = proxy(world(listeners="a=1"))
+    envoy.ask(LDS)
+    envoy.settle()
+    envoy.cache.store(with_remains(world()))
+    envoy.reject(*envoy.told())
+    assert said(envoy) == []
+    envoy.cache.store(world(listeners="a=2"))
+    assert said(envoy) == ["LISTENER a=2"]
 
 
 def test_after_a_reconnect_nothing_that_it_has_is_noticed_less() -> None:
