@@ -3,7 +3,6 @@ have failed no request yet. One caller and four replicas, of HTTP and of gRPC; t
 """
 
 import time
-from collections.abc import Iterator
 from functools import partial
 from itertools import count
 from typing import Any
@@ -14,8 +13,8 @@ from tests.apiserver.processes import eventually
 from tests.cluster import slice_of
 from tests.dataplane import health
 from tests.dataplane.lab import Lab, Pod, application, manifest
-from tests.dataplane.orders import Orders, caller, requests
-from tests.dataplane.told import CLUSTER_IP, ControlPlane, admin, replica
+from tests.dataplane.orders import Orders, requests
+from tests.dataplane.told import CLUSTER_IP, admin, replica
 
 pytestmark = [pytest.mark.dataplane, pytest.mark.envoy]
 
@@ -31,20 +30,6 @@ def pods(node: Lab) -> list[Pod]:
         return manifest(name, replica(name), grpc)
 
     return [node.pod(document(name), inject=name != "bare") for name in NAMES]
-
-
-@pytest.fixture(scope="module")
-def web(node: Lab, pods: list[Pod], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Pod, ControlPlane]]:
-    with caller(node, pods, tmp_path_factory.mktemp("controlplane")) as made:
-        yield made
-
-
-@pytest.fixture
-def orders(web: tuple[Pod, ControlPlane], pods: list[Pod]) -> Orders:
-    """All replicas answer at once."""
-    made = Orders(*web, pods)
-    made.behave()
-    return made
 
 
 # A cluster of its own for each test, of which nobody is left alone for what another test did.

@@ -11,6 +11,7 @@ import pytest
 from tests.apiserver.processes import eventually
 from tests.dataplane.lab import Lab, Pod, manifest
 from tests.dataplane.load import load, mean_milliseconds
+from tests.dataplane.orders import requests
 from tests.dataplane.services import service
 from tests.dataplane.told import (
     CLUSTER_IP,
@@ -77,11 +78,6 @@ def stat(pod: Pod, name: str) -> int:
     return next((int(value) for key, _, value in lines if key == f"cluster.shop/orders_80.{name}"), 0)
 
 
-def requests(pods: Sequence[Pod], path: str) -> int:
-    """How many requests for that path the replicas have seen, by their own logs."""
-    return sum(line.endswith(f" {path}") for pod in pods for line in pod.log("app").splitlines())
-
-
 def test_requests_are_spread_over_the_endpoints(caller: tuple[Pod, ControlPlane]) -> None:
     spread = answers(caller[0], 60)
     assert set(spread) == set(NAMES)
@@ -101,30 +97,6 @@ def test_while_one_of_three_fails_every_get_is_answered_and_it_is_left_alone(
     assert requests(replicas[:1], failing) == 5
     behave(replicas[:1], 200)
     eventually(lambda: answers(pod, 5)["one"] > 0, "it is back", seconds=60)
-
-
-def test_a_budget_over_an_interval_reaches_envoy(caller: tuple[Pod, ControlPlane], replicas: Sequence[Pod]) -> None:
-    pod, plane = caller
-    plane.say(*orders(replicas, retry_interval="7s"))
-    eventually(lambda: '"budget_interval": "7s"' in admin(pod, "/config_dump"), "it is there", seconds=10)
-
-
-def test_a_post_that_failed_is_not_sent_again(caller: tuple[Pod, ControlPlane], replicas: Sequence[Pod]) -> None:
-    pod, _ = caller
-    behave(replicas, 503)
-    once = f"/{monotonic()}"
-    assert call(pod, "POST", once)[0] == 503
-    assert requests(replicas, once) == 1
-
-
-def test_a_get_that_fails_everywhere_is_sent_three_times_at_most(
-    caller: tuple[Pod, ControlPlane], replicas: Sequence[Pod]
-) -> None:
-    pod, _ = caller
-    behave(replicas, 503)
-    everywhere = f"/{monotonic()}"
-    assert call(pod, path=everywhere)[0] == 503
-    assert requests(replicas, everywhere) == 3
 
 
 def test_an_endpoint_that_nobody_listens_at_fails_no_request_of_any_method(
