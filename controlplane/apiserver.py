@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import urllib3
+import yaml
 from kubernetes.client.api_client import ApiClient
 from kubernetes.client.configuration import Configuration
 from kubernetes.client.exceptions import ApiException
@@ -53,6 +54,8 @@ def connect(kubeconfig: str | None = None) -> ApiClient:
             load_kube_config(kubeconfig, client_configuration=configuration, persist_config=False)
     except (ConfigException, OSError, ValueError) as error:
         raise KubeError("unreachable", f"no credentials: {error}; outside a pod, use --kubeconfig") from None
+    except (TypeError, LookupError, AttributeError, yaml.YAMLError):  # what the package makes of other files
+        raise KubeError("unreachable", f"no credentials: {kubeconfig} is no kubeconfig") from None
     return ApiClient(configuration)
 
 

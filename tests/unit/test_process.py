@@ -1,4 +1,4 @@
-"""`controlplane serve --from`: the process, with manifests in the place of a cluster."""
+"""`controlplane serve`: the process, with manifests in the place of a cluster."""
 
 import http.client
 import json
@@ -19,6 +19,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from controlplane import monitoring, proxies
+from controlplane.apiserver import KubeError, connect
 from controlplane.xds.disk import DiskError
 from controlplane.xds.service import Place
 from controlplane.xds.translate import Choices
@@ -140,6 +141,14 @@ def test_beyond_loopback_nothing_is_served_without_tls(manifests: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, env=os.environ, check=False)
     assert done.returncode == 2
     assert "by TLS and for a token only" in done.stderr
+
+
+@pytest.mark.parametrize("text", ["rubbish", "[]", "{", "users: 1", "contexts: [1]", "clusters: {a: 1}"])
+def test_a_file_that_is_no_kubeconfig_is_refused(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "kubeconfig"
+    file.write_text(text)
+    with pytest.raises(KubeError, match="no credentials"):
+        connect(str(file))
 
 
 def test_manifests_that_are_nowhere_are_refused(tmp_path: Path) -> None:
