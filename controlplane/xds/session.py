@@ -121,8 +121,8 @@ class Session:
             writing.cancel()
 
     def end(self, end: Ended) -> None:
-        """Lets `run` raise this."""
-        if self._end is None and self._task is not None:
+        """Lets `run` raise this, unless it ends already."""
+        if self._end is None and self._task is not None and not self._is_over:
             self._end = end
             self._task.cancel()
 
