@@ -63,8 +63,8 @@ def transparent() -> Json:
 
 
 def http_options(idle_timeout: str, **more: object) -> Json:
-    """A cluster's `typed_extension_protocol_options`: the protocol of the caller, header names and trailers as he sent
-    them, and headers as large as a listener takes. `more` are other fields of HttpProtocolOptions.
+    """A cluster's `typed_extension_protocol_options`: the protocol of the caller, header names and trailers as they
+    came, and headers as large as a listener takes. `more` are other fields of HttpProtocolOptions.
     """
     return {
         HTTP_OPTIONS: config(

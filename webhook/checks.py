@@ -81,7 +81,7 @@ def too_many_probes(plan: Plan) -> Iterator[str]:
 
 
 def privilege_conflicts(pod: Pod, choices: Choices, settings: Settings) -> Iterator[str]:
-    """By what the application could escape the redirection, or undo it."""
+    """What would let the application escape the redirection, or undo it."""
     if choices.mode == "none":
         return  # there is none
     if (context := pod.spec.security_context) is not None:

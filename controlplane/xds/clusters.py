@@ -20,7 +20,10 @@ def cluster(name: str, service: Service, domain: str) -> Json:
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
         "circuit_breakers": _limits(policy),
         "outlier_detection": _ejection(policy),
-        "common_lb_config": {"healthy_panic_threshold": {"value": _least(policy)}, "update_merge_window": "0.2s"},
+        "common_lb_config": {
+            "healthy_panic_threshold": {"value": _panic_threshold(policy)},
+            "update_merge_window": "0.2s",
+        },
         **({"upstream_connection_options": _keepalive(policy)} if policy.tcp_keepalive else {}),
         "ignore_health_on_host_removal": True,
         **({"health_checks": [_health_check(service, domain)]} if policy.health_check else {}),
@@ -103,10 +106,10 @@ def _ejection(policy: Policy) -> Json:
     }
 
 
-def _least(policy: Policy) -> int:
-    """With less than that percentage of well endpoints, all are tried: it is more likely that the judgement is wrong.
+def _panic_threshold(policy: Policy) -> int:
+    """The percentage of healthy endpoints below which all are tried: it is more likely that the judgement is wrong.
 
-    It is half of them, or what `eject-percent` leaves, if that is less; but where none is left, all are tried.
+    That is half of them, or what `eject-percent` leaves, if it is less; and never 0: where none is left, all are tried.
     """
     return max(min(50, 100 - policy.eject_percent), 1)
 

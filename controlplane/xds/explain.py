@@ -129,7 +129,7 @@ _WITHOUT = "without retries, limits or ejection"
 
 
 def _exceptions(ways: Mapping[str, Seen | Unseen]) -> Iterator[str]:
-    """At which addresses that holds, if not at all of them."""
+    """Where all that does not hold."""
     for address, way in ways.items():
         match way:
             case Unseen(why):

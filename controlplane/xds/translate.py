@@ -83,7 +83,7 @@ def instead(kind: Kind, name: str) -> Json | None:
 
 def of_view(kind: Kind, name: str, of: View, members: Sequence[Service], choices: Choices) -> Recipe | None:
     """A listener or its routes, by the name that proxies call it; None if nothing in view is called so."""
-    number, ipv6 = port(kind, name)
+    number, ipv6 = read_name(kind, name)
     here = _at(number, members)
     if not here or (ipv6 and not any(map(listeners.has_ipv6, here))):
         return None
@@ -98,15 +98,15 @@ def remains(kind: Kind, name: str, of: View, choices: Choices) -> Json:
     return _of_port(kind, name, of, (), choices)
 
 
-def port(kind: Kind, name: str) -> tuple[int, bool]:
-    """What a listener or its routes are for, and whether for IPv6 alone; port 0 is none."""
+def read_name(kind: Kind, name: str) -> tuple[int, bool]:
+    """The port of a listener or its routes, and whether it is for IPv6 alone; port 0: no such thing is called so."""
     if kind is Kind.LISTENER:
         return scope.read_listener_name(name) or (0, False)
     return scope.read_routes_name(name) or 0, False
 
 
 def _of_port(kind: Kind, name: str, of: View, here: Sequence[Service], choices: Choices) -> Json:
-    number, ipv6 = port(kind, name)
+    number, ipv6 = read_name(kind, name)
     if kind is Kind.ROUTES:
         return routes.routes(number, of.namespace, here, choices.domain)
     http = listeners.Http(upgrades=choices.upgrades, tracing=choices.tracing, on_demand=choices.waits(of))

@@ -114,7 +114,7 @@ class Translated:
         view = self.views.known(token)
         if view is None or kind not in OF_VIEW:
             return None
-        port, _ = translate.port(kind, shown)
+        port, _ = translate.read_name(kind, shown)
         ports = self._remains[token]
         if port not in ports and (not 0 < port < 1 << 16 or len(ports) == MOST_REMAINS):
             return None
