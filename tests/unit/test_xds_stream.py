@@ -238,7 +238,8 @@ def test_who_never_had_it_is_not_told_what_remains() -> None:
 def test_who_took_no_version_of_it_is_not_told_what_remains() -> None:
     envoy = proxy(world(listeners="a=1"))
     envoy.ask(LDS)
-    envoy.reject(*envoy.told())
+    (response,) = envoy.told()
+    envoy.reject(response)
     envoy.cache.store(with_remains(world()))
     assert settled(envoy) == ["LISTENER -a"]
 
@@ -260,7 +261,8 @@ def test_what_remains_and_is_rejected_is_not_sent_again_and_gives_way_when_the_r
     envoy.ask(LDS)
     envoy.settle()
     envoy.cache.store(with_remains(world()))
-    envoy.reject(*envoy.told())
+    (response,) = envoy.told()
+    envoy.reject(response)
     assert said(envoy) == []
     envoy.cache.store(world(listeners="a=2"))
     assert said(envoy) == ["LISTENER a=2"]
