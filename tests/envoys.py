@@ -178,6 +178,7 @@ def backend(name: str) -> Iterator[int]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1  # head and body in one segment: the second would wait 40 ms for the first one's ACK
 
         def do_GET(self) -> None:
             self.send_response(200)
