@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import mean
 from time import monotonic
 
 import pytest
@@ -159,20 +158,17 @@ def test_latency_is_a_quarter_of_what_it_is_by_turns_where_one_of_three_is_slow(
     caller: tuple[Pod, ControlPlane], replicas: Sequence[Pod]
 ) -> None:
     pod, plane = caller
-    took: dict[str, float] = {}
-    milliseconds = {"one": 60.0, "two": 2.0, "three": 2.0}
+    means = {}
     behave(replicas[:1], 200, 60)
     behave(replicas[1:], 200, 2)
     for balancing in ("round-robin", "least-request", "latency"):
         plane.say(*orders(replicas, load_balancing=balancing))
         eventually(partial(_is_balanced, pod, balancing), f"{balancing} is in effect")
         load(pod, threads=5, each=80, rate=200)  # so that all is weighed
-        answered = load(pod, threads=5, each=300, rate=200)
-        print(f"{balancing}: {mean_milliseconds(answered):.2f} ms at the caller")
-        # Not the caller's own clock: a busy machine adds as much to each, and so the most to the fastest.
-        took[balancing] = mean(milliseconds[answer.body] for answer in answered)
-    print("at the replicas:", took)
-    assert took["latency"] <= took["round-robin"] / 4
+        # A neighbour's load only adds, and to the fastest by far the most: the best of five is the least told of it.
+        means[balancing] = min(mean_milliseconds(load(pod, threads=5, each=60, rate=200)) for _ in range(5))
+    print(means)
+    assert means["latency"] <= means["round-robin"] / 4
 
 
 def _is_balanced(pod: Pod, how: str) -> bool:
