@@ -53,7 +53,7 @@ class Plan:
 
 
 LONG = Plan(rotations=5, rate=200, delay=5, leaf=18, ca=45)
-SHORT = Plan(rotations=1, rate=50, delay=2, leaf=18, ca=45)  # a busy machine may need a third to renew
+SHORT = Plan(rotations=1, rate=50, delay=2, leaf=12, ca=30)
 
 
 @dataclass(slots=True)
