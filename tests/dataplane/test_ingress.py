@@ -3,6 +3,7 @@
 The tests are that caller's sidecar, on a wire to a pod whose own it is about.
 """
 
+import math
 import re
 import socket
 import time
@@ -193,18 +194,19 @@ def test_at_the_proxy_of_mode_none_what_sidecars_tell_each_other_ends_too(betwee
 def report(answer: bytes) -> float:
     """Seconds."""
     found = re.search(
-        LOAD_REPORT.encode() + rb": TEXT application_utilization=([0-9.]+),rps_fractional=1000\r\n", answer
+        LOAD_REPORT.encode() + rb": TEXT application_utilization=([0-9.]+),rps_fractional=32000000\r\n", answer
     )
     assert found, answer
-    return float(found[1])
+    return math.pow(float(found[1]), 2 / 3) / 1000
 
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
 
 
-def test_whoever_asks_is_told_how_long_the_application_takes(between: Pairs) -> None:
+def test_whoever_asks_is_told_how_long_the_application_has_taken_lately(between: Pairs) -> None:
+    """An answer counts by the time since the one before: after 1 s, 1 - exp(-1/5) of the mean."""
     with wire(*between["inbound"], port=8091) as line:
-        for seconds, least, most in ((0.2, 0.2, 0.3), (0.0, 0.18, 0.28), (0.0, 0.16, 0.26), (0.4, 0.28, 0.4)):
+        for seconds, least, most in ((0.2, 0.2, 0.25), (0.0, 0.19, 0.25), (1.0, 0.33, 0.45)):
             line.near.sendall(ASKING)
             assert ASKS_LOAD.encode() not in read(line.far)
             time.sleep(seconds)

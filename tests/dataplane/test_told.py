@@ -132,12 +132,22 @@ def test_a_header_decides_where_consistent_hash_sends_it(
     assert everyone == set(NAMES)
 
 
-def test_latency_sends_little_to_a_slow_replica(caller: tuple[Pod, ControlPlane], replicas: Sequence[Pod]) -> None:
+def test_latency_sends_little_to_a_replica_while_it_is_slow(
+    caller: tuple[Pod, ControlPlane], replicas: Sequence[Pod]
+) -> None:
     pod, plane = caller
     plane.say(*orders(replicas, load_balancing="latency"))
     behave(replicas[:1], 200, 60)
     behave(replicas[1:], 200, 2)
     eventually(lambda: answers(pod, 50)["one"] <= 3, "it is weighed", seconds=30)
+    behave(replicas, 200, 2)
+    quick = monotonic()
+
+    def shared() -> bool:
+        return Counter(answer.body for answer in load(pod, threads=5, each=40, rate=200))["one"] > 40
+
+    eventually(shared, "it gets its share again", seconds=60)
+    print(f"a replica that is quick again has its share after {monotonic() - quick:.0f} s")
 
 
 @pytest.mark.parametrize(("threads", "each", "most"), [(5, 60, 2.0), (100, 5, 1.3)], ids=["5", "100"])
