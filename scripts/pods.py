@@ -97,7 +97,7 @@ def report(web: Pod, *metrics: str) -> None:
     answered = load(web, threads=3, each=40)  # as many retries at once as the budget always allows
     statuses = sorted(Counter(answer.status for answer in answered).items())
     print("GET http://orders/ ->", ", ".join(f"{number} times {status}" for status, number in statuses))
-    split = ", ".join(f"{number} of {name}" for name, number in sorted(shares(answered).items()))
+    split = ", ".join(f"{shares(answered)[name]} of {name}" for name in sorted(REPLICAS))
     print(f"  {split}; {mean_milliseconds(answered):.1f} ms in the mean")
     _, page = web.call(lambda: ask("127.0.0.1", METRICS, "/stats/prometheus"))
     for name in metrics:

@@ -164,6 +164,7 @@ def test_an_endpoint_that_goes_from_the_api_server_gets_no_requests(shop: Shop) 
     eventually(lambda: set(shop.called()) == set(NAMES), "all answer")
 
 
+@pytest.mark.alone
 def test_a_change_of_endpoints_is_in_use_a_moment_after_the_api_server_has_it(
     shop: Shop, record_property: Callable[[str, object], None]
 ) -> None:

@@ -104,6 +104,7 @@ Rollout = Callable[[Deployment], None]
 Record = Callable[[str, object], None]
 
 
+@pytest.mark.alone
 @rollouts
 def test_every_request_is_answered_while_all_replicas_are_replaced(
     node: Lab, plane: ControlPlane, record_property: Record, rollout: Rollout

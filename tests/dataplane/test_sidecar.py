@@ -7,6 +7,7 @@ import stat
 
 import pytest
 
+from tests.apiserver.processes import eventually
 from tests.dataplane.exchange import exchange, request
 from tests.dataplane.lab import Lab, Pod, application, asks, manifest
 from tests.dataplane.network import LOOPBACK, Family
@@ -104,11 +105,17 @@ def test_the_number_of_series_does_not_grow_with_what_clients_ask_for(node: Lab,
     asked = [request(f"GET /{number}?{number} HTTP/1.1", f"Host: h{number}") for number in range(2)]
     for sent in asked:
         client.call(lambda: exchange(pod.address["ipv4"], APP, sent))  # noqa: B023  called at once
-    before = {re.sub(r" \S+$", "", line) for line in page(client, pod.address["ipv4"])}
+
+    def series() -> set[str]:
+        return {re.sub(r" \S+$", "", line) for line in page(client, pod.address["ipv4"])}
+
+    # Envoy looks at its resources every second, and only then says how they are.
+    eventually(lambda: sum("_pressure{" in one for one in series()) == 2, "all series are there")
+    before = series()
     for number in range(100):
         sent = request(f"GET /{number}?{number} HTTP/1.1", f"Host: host-{number}", f"X-{number}: 1")
         client.call(lambda: exchange(pod.address["ipv4"], APP, sent))  # noqa: B023
-    after = {re.sub(r" \S+$", "", line) for line in page(client, pod.address["ipv4"])}
+    after = series()
     assert after == before
     assert len(after) < 700
 

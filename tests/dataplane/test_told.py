@@ -164,6 +164,7 @@ def test_when_everything_fails_the_budget_refuses_most_retries(
     assert amplification <= most
 
 
+@pytest.mark.alone
 def test_latency_is_a_quarter_of_what_it_is_by_turns_where_one_of_three_is_slow(
     caller: tuple[Pod, ControlPlane], replicas: Sequence[Pod]
 ) -> None:

@@ -82,6 +82,7 @@ def test_envoy_is_told_where_to_send_requests_and_follows_changes(plane: Plane, 
         assert "deprecated" not in envoy.log.lower()
 
 
+@pytest.mark.alone
 def test_a_change_of_endpoints_is_in_use_within_20_milliseconds(
     plane: Plane, tls: Path, record_property: Record
 ) -> None:
@@ -258,6 +259,7 @@ def test_a_proxy_that_is_refused_goes_on_with_what_it_has(plane: Plane, tls: Pat
         eventually(lambda: envoy.admin("/ready").strip() == "LIVE", "and ready")
 
 
+@pytest.mark.alone
 def test_envoy_starts_without_a_control_plane(tls: Path, record_property: Record) -> None:
     def seconds() -> float:
         start = monotonic()
