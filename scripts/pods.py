@@ -21,11 +21,14 @@ from tests.dataplane.told import ControlPlane, admin, ask, control_plane, orders
 
 REPLICAS = ("one", "two", "three")
 METRICS = 15090
-CLUSTER = 'envoy_cluster_name="shop/orders'
+OF_ORDERS = '{envoy_cluster_name="shop/orders_80"}'
+PASSED_ON = 'envoy_cluster_upstream_rq_total{envoy_cluster_name="inbound"}'
+CONNECTED = "envoy_control_plane_connected_state{}"
 BALANCING = {"round-robin": "round_robin", "latency": "client_side_weighted_round_robin"}  # in Envoy's words
 
 
 def main() -> int:
+    """Returns 0; raises SystemExit, which says so, at the first call that is not answered."""
     try:
         with tempfile.TemporaryDirectory() as folder, lab(Path(folder)) as node:
             tell(node, Path(folder))
@@ -45,11 +48,11 @@ def tell(node: Lab, folder: Path) -> None:
         title("8. One, two and three become the Service orders, and web calls it")
         plane.say(*orders(replicas))
         until_told(web, "out_80")
-        report(web, "upstream_rq_completed")
+        report(web, *of_orders("upstream_rq_completed"))
 
         title("9. Three answers 503 from now on; what may be repeated is, elsewhere, and three is left alone")
         behave(replicas[2], status=503)
-        report(web, "upstream_rq_retry", "upstream_rq_retry_success", "outlier_detection_ejections_active")
+        report(web, *of_orders("upstream_rq_retry", "upstream_rq_retry_success", "outlier_detection_ejections_active"))
 
         title("10. Three is mended. Two takes 60 ms for an answer, the others 2")
         for pod, milliseconds in zip(replicas, (2, 60, 2), strict=True):
@@ -58,18 +61,22 @@ def tell(node: Lab, folder: Path) -> None:
             plane.say(*orders(replicas, load_balancing=how))
             balanced(web, how)
             print(f"load-balancing: {how}")
+            before = [metric(pod, PASSED_ON) for pod in replicas]
             report(web)
+            more = (metric(pod, PASSED_ON) - former for pod, former in zip(replicas, before, strict=True))
+            counted = ", ".join(f"+{number} of {name}" for number, name in zip(more, REPLICAS, strict=True))
+            print(f"  their sidecars' {PASSED_ON}: {counted}")
 
         title("11. The control plane is killed")
         process.kill()
         process.wait()
-        report(web)
+        report(web, CONNECTED)
 
     title("12. It is back, and of orders only one and two are left")
     plane.say(*orders(replicas[:2]))
     with plane.serving():
         eventually(lambda: replicas[2].address["ipv4"] not in admin(web, "/clusters"), "web is told")
-        report(web)
+        report(web, CONNECTED, *of_orders("membership_total"))
 
 
 def behave(pod: Pod, status: int = 200, milliseconds: float = 0) -> None:
@@ -93,16 +100,30 @@ def started(node: Lab, plane: ControlPlane, container: dict[str, object], name: 
 
 
 def report(web: Pod, *metrics: str) -> None:
-    """What web's application gets for some requests, and what its sidecar's metrics say then."""
+    """What web's application gets for some requests, and what its sidecar's metrics say then.
+
+    Raises SystemExit if one of them is not answered.
+    """
     answered = load(web, threads=3, each=40)  # as many retries at once as the budget always allows
-    statuses = sorted(Counter(answer.status for answer in answered).items())
-    print("GET http://orders/ ->", ", ".join(f"{number} times {status}" for status, number in statuses))
-    split = ", ".join(f"{shares(answered)[name]} of {name}" for name in sorted(REPLICAS))
+    statuses = Counter(answer.status for answer in answered)
+    print("GET http://orders/ ->", ", ".join(f"{number} times {status}" for status, number in sorted(statuses.items())))
+    split = ", ".join(f"{shares(answered)[name]} of {name}" for name in REPLICAS)
     print(f"  {split}; {mean_milliseconds(answered):.1f} ms in the mean")
-    _, page = web.call(lambda: ask("127.0.0.1", METRICS, "/stats/prometheus"))
     for name in metrics:
-        start = f"envoy_cluster_{name}{{{CLUSTER}"
-        print(*(f"  {line}" for line in page.splitlines() if line.startswith(start)), sep="\n")
+        print(f"  {name} {metric(web, name)}")
+    if failed := statuses.total() - statuses[200]:
+        sys.exit(f"{failed} of {statuses.total()} calls were not answered")
+
+
+def of_orders(*names: str) -> list[str]:
+    """These metrics of Envoy's cluster for orders."""
+    return [f"envoy_cluster_{name}{OF_ORDERS}" for name in names]
+
+
+def metric(pod: Pod, name: str) -> int:
+    """What the metrics page of its sidecar says; 0 of what has not happened yet."""
+    _, page = pod.call(lambda: ask("127.0.0.1", METRICS, "/stats/prometheus"))
+    return next((int(line.rpartition(" ")[2]) for line in page.splitlines() if line.startswith(f"{name} ")), 0)
 
 
 def shares(answered: Sequence[Answer]) -> Counter[str]:

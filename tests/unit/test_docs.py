@@ -137,6 +137,9 @@ def test_in_the_demo_every_call_is_answered_while_replicas_fail_as_the_readme_sh
     _, pods = demo()
     if pods.startswith("Left out: "):
         needs.missing("what the demo left out", pods)
+    assert re.findall(r"^GET http://orders/ -> (.*)$", pods, re.MULTILINE) == ["120 times 200"] * 6
+    assert re.findall(r"ejections_active\{.*\} (\d+)$", pods, re.MULTILINE) == ["1"]
+    assert re.findall(r"connected_state\{\} (\d+)$", pods, re.MULTILINE) == ["0", "1"]  # killed, and back
     compare_with_readme("pods", pods)
 
 
