@@ -19,7 +19,7 @@ from controlplane.discovery import AUDIENCE
 MAX_TOKEN = 8192  # characters; the API server's have about 1,200
 
 Reason = Literal[
-    "no_token", "malformed", "expired", "audience", "invalid", "no_pod", "other_pod", "unavailable", "busy"
+    "no_token", "malformed", "expired", "audience", "invalid", "no_pod", "other_pod", "unavailable", "busy", "full"
 ]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 Review = Callable[[str, str], Mapping[str, Any]]  # token, audience -> a TokenReview's status; raises whatever it likes

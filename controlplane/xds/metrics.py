@@ -38,17 +38,20 @@ class Metrics:
         self.rejected = gauge("rejected_resources", "What proxies do not take at this moment, by type.", "type")
         self.certificate_current = gauge("certificate_last_reload_successful", "0 while the files cannot be served.")
         self.certificate_expiry = gauge("certificate_expiry_timestamp_seconds", "When the served certificate ends.")
+        self.slowed = counter("waits", "Of a pod that asks for more than it may, before its next request is read.")
         requests = counter("requests", "Of proxies, by type.", "type")
         responses = counter("responses", "To proxies, by type.", "type")
         sent = counter("sent_bytes", "In responses, by type.", "type")
         nacks = counter("nacks", "Responses that a proxy rejected, by type.", "type")
         stale = counter("stale_answers", "Answers to what was not waiting for one, by type.", "type")
+        unanswered = counter("unanswered", "Responses that no answer came for, by type.", "type")
         accepted = seconds("accept", "From a response to its acceptance: with clusters, until they are warm.", "type")
         # Children are looked up once, not for every message.
         self.requests = {kind: requests.labels(kind.name.lower()) for kind in Kind} | {None: requests.labels("other")}
         self.responses = {kind: responses.labels(kind.name.lower()) for kind in Kind}
         self.sent_bytes = {kind: sent.labels(kind.name.lower()) for kind in Kind}
         self.nacks = {kind: nacks.labels(kind.name.lower()) for kind in Kind}
+        self.unanswered = {kind: unanswered.labels(kind.name.lower()) for kind in Kind}
         self.stale = {kind: stale.labels(kind.name.lower()) for kind in Kind}
         self.accept_seconds = {kind: accepted.labels(kind.name.lower()) for kind in Kind}
         for kind in Kind:

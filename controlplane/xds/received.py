@@ -1,7 +1,6 @@
-"""What a request of a proxy turned out to be."""
+"""What a request of a proxy turned out to be, or that none came."""
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from controlplane.xds.snapshot import Kind
 
@@ -14,23 +13,20 @@ class ConversationError(Exception):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """It changes what the proxy subscribes to, and nothing else; None: of a type that we do not serve."""
 
     kind: Kind | None
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(NamedTuple):
     """The response is in effect, `seconds` after it was given out."""
 
     kind: Kind
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(NamedTuple):
     """The proxy keeps what it had. Of several `names`, halves are tried apart, down to one that is at fault alone:
     that is not sent again before it changes.
     """
@@ -40,11 +36,23 @@ class Rejected:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Stale:
+class Stale(NamedTuple):
     """It answers no response that waits for an answer."""
 
     kind: Kind
 
 
+class Unanswered(NamedTuple):
+    """The response counts as accepted, although no answer has come for long."""
+
+    kind: Kind
+
+
+class Slowed(NamedTuple):
+    """The pod has asked for more than its allowance, and waits for so many `seconds` now."""
+
+    seconds: float
+
+
 Received = Asked | Accepted | Rejected | Stale
+Unusual = Rejected | Unanswered | Slowed

@@ -18,10 +18,10 @@ from controlplane.xds.authenticator import Authenticator
 from controlplane.xds.cache import Cache, Subscriber
 from controlplane.xds.credentials import Credentials
 from controlplane.xds.door import STREAMS_PER_POD, Door, Pod, pod_of
-from controlplane.xds.identity import Identity, RefusedError
+from controlplane.xds.identity import Identity, Reason, RefusedError
 from controlplane.xds.metrics import Metrics
 from controlplane.xds.notices import Notices
-from controlplane.xds.received import Rejected
+from controlplane.xds.received import Rejected, Slowed, Unanswered, Unusual
 from controlplane.xds.session import Ended, Session, Stream
 from controlplane.xds.snapshot import Caller, Kind, Snapshot
 from controlplane.xds.topic import Topic
@@ -33,9 +33,12 @@ INTRODUCTION_SECONDS = 15.0  # for the token's review and the first request
 TICK_SECONDS = 1.0  # between two looks at what is due although nothing happens
 RETENTION_SECONDS = 60.0  # between two looks at what nobody is connected for any more
 PREPARATIONS = 3  # at most, while the world changes during each
-_REFUSALS = {"other_pod": grpc.StatusCode.PERMISSION_DENIED} | dict.fromkeys(
-    ("unavailable", "busy"), grpc.StatusCode.UNAVAILABLE
-)
+_REFUSALS: dict[Reason, grpc.StatusCode] = {
+    "other_pod": grpc.StatusCode.PERMISSION_DENIED,
+    "unavailable": grpc.StatusCode.UNAVAILABLE,
+    "busy": grpc.StatusCode.UNAVAILABLE,
+    "full": grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
 
 Callers = Callable[[Identity], Caller]  # who that is, by the API server's word
 
@@ -50,6 +53,7 @@ class Server:
         self._metrics, self._authenticator, self._limits = metrics, authenticator, limits or Limits()
         self._sessions: dict[Session, None] = {}  # the oldest first
         self._by_pod: dict[Pod, list[Session]] = {}
+        self._places = self._limits.streams  # that are left, also for who has not said who he is
         self._door = Door()
         self._callers: Callers = lambda identity: Caller(identity.namespace, identity.pod)
         self._notices = Notices()
@@ -123,10 +127,11 @@ class Server:
 
     async def _serve(self, _requests: object, stream: Stream) -> None:
         try:
-            identity, first = await self._introduce(stream)
-            await self._prepare(identity)
-            with self._admitted(stream, identity) as session:
-                await session.run(first)
+            with self._place():
+                identity, first = await self._introduce(stream)
+                await self._prepare(identity)
+                with self._admitted(stream, identity) as session:
+                    await session.run(first)
         except RefusedError as refusal:
             self._metrics.refusals.labels(refusal.reason).inc()
             self._tell("refused", refusal.reason, stream, str(refusal))
@@ -144,6 +149,17 @@ class Server:
             self._metrics.ends.labels("internal").inc()
             self._tell("ended", "internal", stream, repr(error))
             await stream.abort(grpc.StatusCode.INTERNAL, "internal error")
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """Raises RefusedError if there is none."""
+        if self._places <= 0:
+            raise RefusedError("full", f"this replica takes {self._limits.streams} streams")
+        self._places -= 1
+        try:
+            yield
+        finally:
+            self._places += 1
 
     async def _introduce(self, stream: Stream) -> tuple[Identity, Request]:
         """Who calls, and the first request. Raises RefusedError and Ended."""
@@ -186,7 +202,7 @@ class Server:
     @contextmanager
     def _admitted(self, stream: Stream, identity: Identity) -> Iterator[Session]:
         allowance = self._door.allowance(identity, monotonic())
-        find, told = (lambda: self._callers(identity)), self._rejected
+        find, told = (lambda: self._callers(identity)), self._tell_unusual
         session = Session(stream, identity, self.cache, find, self._metrics, told, allowance)
         same = self._by_pod.setdefault(pod_of(identity), [])
         same.append(session)
@@ -226,11 +242,19 @@ class Server:
             for kind, number in rejected.items():
                 self._metrics.rejected.labels(kind.name.lower()).set(number)
 
-    def _rejected(self, identity: Identity, rejection: Rejected) -> None:
-        if len(rejection.names) == 1 and self._door.may_complain(identity, monotonic()):
-            (name,) = rejection.names
-            kind = rejection.kind.name.lower()
-            self._notices.tell("rejected", kind, name, rejection.message, monotonic(), by=identity.pod)
+    def _tell_unusual(self, identity: Identity, unusual: Unusual) -> None:
+        now, by = monotonic(), f"{identity.namespace}/{identity.pod}"
+        match unusual:
+            case Rejected(kind, (name,), message) if self._door.may_complain(identity, now):
+                self._notices.tell("rejected", kind.name.lower(), name, message, now, by=by)
+            case Unanswered(kind):
+                text = "no answer to a response for long: it counts as accepted"
+                self._notices.tell("unanswered", kind.name.lower(), "", text, now, by=by)
+            case Slowed(seconds):
+                text = f"asks for more than its allowance: it is read again in {seconds:.1f} s"
+                self._notices.tell("slowed", "", "", text, now, by=by)
+            case _:  # more than one name: the halves are tried
+                pass
 
     def _tell(self, event: str, reason: str, stream: Stream, message: str) -> None:
         self._notices.tell(event, reason, _address(stream), message, monotonic())

@@ -17,7 +17,17 @@ from controlplane.xds.allowance import Allowance, Allowances
 from controlplane.xds.cache import Cache
 from controlplane.xds.identity import Identity
 from controlplane.xds.metrics import End, Metrics
-from controlplane.xds.received import Accepted, Asked, ConversationError, Received, Rejected, Stale
+from controlplane.xds.received import (
+    Accepted,
+    Asked,
+    ConversationError,
+    Received,
+    Rejected,
+    Slowed,
+    Stale,
+    Unanswered,
+    Unusual,
+)
 from controlplane.xds.snapshot import WILDCARD, Caller, Kind
 from controlplane.xds.stream import Conversation
 from controlplane.xds.wire import MalformedError, Request, Response
@@ -62,7 +72,7 @@ def allowances() -> Allowances:
 
 
 class Session:
-    """One stream. `caller` says whose it is now; `told` hears of each rejection; `allowance` is the pod's."""
+    """One stream. `caller` says whose it is now; `told` hears of what is unusual; `allowance` is the pod's."""
 
     def __init__(
         self,
@@ -71,12 +81,12 @@ class Session:
         cache: Cache,
         caller: Callable[[], Caller],
         metrics: Metrics,
-        told: Callable[[Identity, Rejected], None],
+        told: Callable[[Identity, Unusual], None],
         allowance: Allowance,
     ) -> None:
         self.identity, self.since = identity, monotonic()
         self.caller = caller()
-        self.conversation = Conversation(cache, self._look, self._notice)
+        self.conversation = Conversation(cache, self._look, self._notice, self._missed)
         self._stream, self._find, self._metrics, self._told = stream, caller, metrics, told
         self._cache = cache
         self._writing: asyncio.Task[None] | None = None
@@ -97,7 +107,8 @@ class Session:
             await self._wait()
             while (data := await self._stream.read()) is not EOF:
                 self._receive(wire.decode(data), len(data))
-                await self._wait()
+                if self._allowance.left < 0:
+                    await self._wait()
         except ConversationError as error:
             raise Ended(error.reason, str(error)) from None
         except MalformedError as error:
@@ -149,12 +160,15 @@ class Session:
         return self.caller
 
     def _notice(self) -> None:
-        self._noticed = self._noticed or self._cache.stored_at
+        if self._noticed is None:
+            self._noticed = self._cache.stored_at
         self.wake()
 
     async def _wait(self) -> None:
         """Until the pod may ask for more."""
         if (left := self._allowance.take(0, monotonic())) < 0:
+            self._metrics.slowed.inc()
+            self._told(self.identity, Slowed(-left / RATE))
             await asyncio.sleep(-left / RATE)
 
     def _receive(self, request: Request, size: int = 0) -> None:
@@ -163,7 +177,8 @@ class Session:
         self._allowance.take(1 + names / NAMES + size / BYTES, now)
         self._metrics.requests[request.kind].inc()
         self._count(self.conversation.receive(request, now))
-        self._weigh(request)
+        if request.subscribe:
+            self._weigh(request)
         self.wake()
 
     def _weigh(self, request: Request) -> None:
@@ -186,32 +201,33 @@ class Session:
                 self._metrics.nacks[kind].inc()
                 self._told(self.identity, received)
 
+    def _missed(self, response: Unanswered) -> None:
+        self._metrics.unanswered[response.kind].inc()
+        self._told(self.identity, response)
+
     def _next(self) -> Response | None:
         try:
-            return self.conversation.respond(monotonic())
+            response = self.conversation.respond(monotonic())
         except Exception as error:  # a bug of ours ends this stream, and no other
             self.end(Ended("internal", repr(error)))
             return None
+        if response is None and self._noticed is not None and not self.conversation.waits:
+            self._noticed = None  # it came to nothing, as a change that was taken back does
+        return response
 
     async def _write(self, response: Response | None) -> None:
         try:
             while response is not None:
                 data = wire.encode(response)
-                if not await self._deliver(data):
+                try:
+                    await self._stream.write(data)
+                except Exception:  # gRPC has many; `run` finds out as well that the stream is gone
                     return
                 self._allowance.take((len(response.resources) + len(response.removed)) / NAMES, monotonic())
                 self._measure(response.kind, len(data))
                 response = None if self._is_over else self._next()
         finally:
             self._writing = None
-
-    async def _deliver(self, data: bytes) -> bool:
-        """Whether the stream was still there."""
-        try:
-            await self._stream.write(data)
-        except Exception:  # gRPC has many; `run` finds out as well
-            return False
-        return True
 
     def _measure(self, kind: Kind, size: int) -> None:
         self._metrics.responses[kind].inc()

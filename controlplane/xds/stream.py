@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from controlplane.xds.cache import Cache
 from controlplane.xds.interest import Interest
-from controlplane.xds.received import Asked, Received, Rejected
+from controlplane.xds.received import Asked, Received, Rejected, Unanswered
 from controlplane.xds.snapshot import Caller, Kind
 from controlplane.xds.topic import Topic
 from controlplane.xds.wire import Request, Response
@@ -25,17 +25,32 @@ _WILD = (Kind.CLUSTER, Kind.LISTENER)  # the types of which Envoy asks for all t
 
 class Conversation:
     """One stream. `caller` says whose proxy it is, and may say it differently once the wildcard has changed; `wake` is
-    called when `respond` may have something to say. Times are in seconds, of any monotonic clock.
+    called when `respond` may have something to say, and `miss` for a response that counts as accepted: what comes after
+    it must not wait for ever. Times are in seconds, of any monotonic clock.
     """
 
-    def __init__(self, cache: Cache, caller: Callable[[], Caller], wake: Callable[[], None]) -> None:
-        self._cache, self._caller, self._wake = cache, caller, wake
+    def __init__(
+        self,
+        cache: Cache,
+        caller: Callable[[], Caller],
+        wake: Callable[[], None],
+        miss: Callable[[Unanswered], None] = lambda _response: None,
+    ) -> None:
+        self._cache, self._caller, self._wake, self._miss = cache, caller, wake, miss
         self.topics: dict[Kind, Topic] = {}
         self._warming: set[str] = set()  # clusters that were sent before endpoints were first asked for
         self._settled_at: float | None = None  # since when nothing unanswered names a cluster
         self.rejects = False  # whether there may be something in a topic's `rejected`
         self._calm = False  # nothing waits: so it is after most answers
         self.alarm: float | None = None  # when `respond` is to be asked even if nothing happens
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is something that the proxy is to be told as soon as it may be."""
+        for topic in self.topics.values():  # noqa: SIM110  `any` would make a generator for each message
+            if topic.waits:
+                return True
+        return False
 
     def receive(self, request: Request, now: float) -> Received:
         """Takes a request in. Raises ConversationError."""
@@ -75,7 +90,7 @@ class Conversation:
 
     def respond(self, now: float) -> Response | None:
         """What the proxy is to be told next, if anything. To be asked again until it is None."""
-        self._calm = self._calm or not any(topic.waits or topic.leaving for topic in self.topics.values())
+        self._calm = self._calm or not (self.waits or self._leaving())
         if self._calm:
             self.alarm = None
             return None
@@ -88,6 +103,7 @@ class Conversation:
         for topic in self.topics.values():
             if topic.flight and now >= topic.flight.since + PATIENCE_SECONDS:
                 topic.land()
+                self._miss(Unanswered(topic.kind))
 
     def _tell(self, now: float) -> Response | None:
         for kind in _ORDER:
@@ -124,7 +140,8 @@ class Conversation:
         return None
 
     def _leaving(self) -> list[Topic]:
-        return [topic for kind in _NAMED if (topic := self.topics.get(kind)) and topic.leaving]
+        topics = self.topics
+        return [topics[kind] for kind in _NAMED if kind in topics and topics[kind].leaving]
 
     def _removal(self, topic: Topic, settled_at: float) -> float:
         return max(settled_at, topic.left_at) + REMOVAL_SECONDS

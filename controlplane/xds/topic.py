@@ -7,6 +7,7 @@ slow proxy skips what lies between, and one that never answers costs nothing mor
 import sys
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from controlplane.xds.cache import difference
 from controlplane.xds.interest import Interest
@@ -21,8 +22,7 @@ MAX_RESOURCES = 500  # in one response: others have their turn before the next
 ABSENT = ""  # in the place of a version: the proxy was told that there is none
 
 
-@dataclass(frozen=True, slots=True)
-class Flight:
+class Flight(NamedTuple):  # as what is in `wire`: one for each response
     """A response that is not answered yet, given out at `since`."""
 
     nonce: str
@@ -275,11 +275,13 @@ class Topic:
     def _send(self, resources: Sequence[Resource], absent: Sequence[str], now: float) -> Response:
         self._nonce += 1
         self._silent = False
-        versions = {resource.name: resource.version for resource in resources} | dict.fromkeys(absent, ABSENT)
+        versions = {resource.name: resource.version for resource in resources}
+        versions.update(dict.fromkeys(absent, ABSENT))
         self.flight = Flight(str(self._nonce), now, versions, {name: self.held.get(name) for name in versions})
         self.held.update(versions)
-        for name in versions.keys() & self.rejected.keys() - self.without:
-            del self.rejected[name]
+        if self.rejected:
+            for name in versions.keys() & self.rejected.keys() - self.without:
+                del self.rejected[name]
         return Response(self.kind, self.flight.nonce, resources, absent)
 
 

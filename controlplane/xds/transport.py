@@ -33,7 +33,7 @@ class Limits:
 
 def bind(serve: Serve, address: str, credentials: Credentials | None, limits: Limits) -> tuple[grpc.aio.Server, int]:
     """A server that has taken its port, and the port. Raises OSError."""
-    server = grpc.aio.server(options=_options(limits), maximum_concurrent_rpcs=limits.streams)
+    server = grpc.aio.server(options=_options(limits), maximum_concurrent_rpcs=limits.connections)
     server.add_generic_rpc_handlers((_Handler(serve),))
     try:
         if credentials is None:
@@ -80,7 +80,7 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),  # Envoy pings an idle connection every 30 s
         ("grpc.http2.bdp_probe", 0),
-        ("grpc.max_connection_idle_ms", 20_000),  # without a stream; Envoy asks for another within 5 s
+        ("grpc.max_connection_idle_ms", 10_000),  # without a stream; Envoy asks for another within 5 s
         ("grpc.max_connection_age_ms", int(limits.connection_age * 1000 * uniform(0.9, 1))),  # noqa: S311  no secret
         ("grpc.max_connection_age_grace_ms", 1_000),
     ]

@@ -79,14 +79,20 @@ def _parse(data: bytes) -> Request:
 def encode(response: Response) -> bytes:
     """A DeltaDiscoveryResponse."""
     parts = [_kept(resource) if len(resource.body) <= FRAME else _frame(resource) for resource in response.resources]
-    parts += (_TYPES[response.kind], _field(5, response.nonce.encode()))
-    parts += (_field(6, name.encode()) for name in response.removed)
+    parts.append(_told(response.kind, response.nonce))
+    parts += [_field(6, name.encode()) for name in response.removed]
     return b"".join(parts)
 
 
 @lru_cache(maxsize=FRAMES)  # thousands of proxies are told the same at the same moment
 def _kept(resource: Resource) -> bytes:
     return _frame(resource)
+
+
+@lru_cache(maxsize=4096)  # as those of which `_answer` knows the answers
+def _told(kind: Kind, nonce: str) -> bytes:
+    """The type and the nonce."""
+    return _field(4, kind.encode()) + _field(5, nonce.encode())
 
 
 def _frame(resource: Resource) -> bytes:
@@ -113,6 +119,3 @@ def _varint(number: int) -> bytes:
         number >>= 7
     encoded.append(number)
     return bytes(encoded)
-
-
-_TYPES = {kind: _field(4, kind.encode()) for kind in Kind}

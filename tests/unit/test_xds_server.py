@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from time import thread_time
+from time import monotonic, thread_time
 
 import grpc
 import pytest
 from prometheus_client import CollectorRegistry
 
-from controlplane.xds import session
+from controlplane.xds import server, session, stream
 from controlplane.xds.door import STREAMS_PER_POD
 from controlplane.xds.identity import Identity
 from controlplane.xds.metrics import PREFIX, Metrics
@@ -30,6 +30,11 @@ CDS, EDS, LDS, RDS = Kind
 
 def callers(identity: Identity) -> Caller:
     return Caller(identity.namespace, identity.pod)
+
+
+def notices(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the log says."""
+    return [record.getMessage() for record in caplog.records if record.name == "controlplane"]
 
 
 class Running:
@@ -209,18 +214,34 @@ def test_of_too_many_streams_of_one_pod_the_oldest_gives_way() -> None:
     run(story)
 
 
-def test_more_streams_than_a_replica_takes_are_refused() -> None:
+def test_more_streams_than_a_replica_takes_are_refused(caplog: pytest.LogCaptureFixture) -> None:
     async def story() -> None:
         async with running(world("a=1"), Limits(streams=1)) as here, connected(here.port) as proxy:
             await proxy.ask(CDS)
             await proxy.until(CDS, {"a": "1"})
             async with channel(here.port) as other:
                 assert await refusal(call(other)) is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert here.counted("refusals_total", reason="full") == 1
+
+    run(story)
+    assert notices(caplog) == ["refused"]
+
+
+def test_a_place_is_free_again_when_its_stream_has_ended() -> None:
+    async def story() -> None:
+        async with running(world("a=1"), Limits(streams=1)) as here:
+            for _ in range(3):
+                async with connected(here.port) as proxy:
+                    await proxy.ask(CDS)
+                    await proxy.until(CDS, {"a": "1"})
+                await here.until("streams", 0)
 
     run(story)
 
 
-def test_a_flood_of_requests_slows_down_who_sends_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flood_of_requests_slows_down_who_sends_it_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(session, "BURST", 20.0)
 
     async def story() -> None:
@@ -234,8 +255,10 @@ def test_a_flood_of_requests_slows_down_who_sends_it_alone(monkeypatch: pytest.M
             await good.ask(CDS)
             await good.until(CDS, {"a": "1"})
             assert here.counted("requests_total", type="endpoints") < 60
+            assert here.counted("waits_total") > 0
 
     run(story)
+    assert notices(caplog) == ["slowed"]
 
 
 def test_a_proxy_that_never_answers_gets_one_response_of_each_type() -> None:
@@ -248,6 +271,47 @@ def test_a_proxy_that_never_answers_gets_one_response_of_each_type() -> None:
             await proxy.ask(CDS)
             await proxy.until(CDS, {"a": "1"})
             assert len(proxy.responses) == 2
+
+    run(story)
+
+
+def test_answers_that_do_not_come_are_counted_and_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(stream, "PATIENCE_SECONDS", 0.05)
+
+    async def story() -> None:
+        async with running(world("a=1", "a=1")) as here, connected(here.port, mute=True) as proxy:
+            await proxy.ask(EDS, "a")
+            for version in ("1", "2", "3"):
+                here.adopt(world("a=1", f"a={version}"))
+                await proxy.until(EDS, {"a": version})
+            assert here.counted("unanswered_total", type="endpoints") == 2
+
+    run(story)
+    assert notices(caplog) == ["unanswered"]
+
+
+def test_a_push_is_measured_from_the_change_that_it_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not from one that was taken back before the proxy could be told: hours may lie between."""
+    later = 0.0
+    for module in (session, server):
+        monkeypatch.setattr(module, "monotonic", lambda: monotonic() + later)
+
+    async def story() -> None:
+        async with running(world("a=1", "a=1")) as here, connected(here.port, mute=True) as proxy:
+            await proxy.ask(EDS, "a")
+            await proxy.until(EDS, {"a": "1"})
+            here.adopt(world("a=1", "a=2"))
+            here.adopt(world("a=1", "a=1"))
+            await proxy.ask(EDS, response_nonce=proxy.responses[-1].nonce)
+            await here.until("accept_seconds_count", 1, type="endpoints")
+            nonlocal later
+            later = 3600.0
+            here.adopt(world("a=1", "a=3"))
+            await proxy.until(EDS, {"a": "3"})
+            await here.until("push_seconds_count", 1)
+            assert here.counted("push_seconds_sum") < 60
 
     run(story)
 
