@@ -1,10 +1,13 @@
 """`render` and `explain`: what a pod's Envoy would be told of a cluster, from its objects on disk."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
 from textwrap import fill
+from typing import ParamSpec
 
 from controlplane.extensions import Json
 from controlplane.settings import Settings
@@ -66,6 +69,28 @@ def told(snapshot: Translated, by: Caller) -> dict[Kind, dict[str, Json]]:
     return found
 
 
+_P = ParamSpec("_P")
+
+
+def _to_a_reader(command: Callable[_P, int]) -> Callable[_P, int]:
+    """A command whose reader may have seen enough, as `head` has, or have no room."""
+
+    @wraps(command)
+    def run(*args: _P.args, **options: _P.kwargs) -> int:
+        try:
+            code = command(*args, **options)
+            sys.stdout.flush()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left for Python to flush
+            if not isinstance(error, BrokenPipeError):
+                print(f"controlplane: cannot write the output: {error.strerror}", file=sys.stderr)
+            return UNUSABLE
+        return code
+
+    return run
+
+
+@_to_a_reader
 def render(place: Path, pod: Key, settings: Settings) -> int:
     """Prints it as JSON; returns the exit code."""
     try:
@@ -84,6 +109,7 @@ def render(place: Path, pod: Key, settings: Settings) -> int:
     return OK
 
 
+@_to_a_reader
 def tell(place: Path, pod: Key, url: str, method: str, settings: Settings) -> int:
     """Prints, in words, where a request would go; returns the exit code."""
     return _say(
@@ -94,6 +120,7 @@ def tell(place: Path, pod: Key, url: str, method: str, settings: Settings) -> in
     )
 
 
+@_to_a_reader
 def tell_of_calls(place: Path, pod: Key, page: str, settings: Settings) -> int:
     """The same of what the pod has called: `page` is its sidecar's /stats/destinations, a file, or - for stdin."""
 
@@ -126,6 +153,8 @@ def _folded(line: str) -> str:
 def _missing(mesh: Mesh, place: Path, pod: Key) -> list[str]:
     """What an answer is worth little without: most often it is the wrong file."""
     found = [] if any(mesh.services.values()) else [f"no Service is in {place}"]
+    if not found and not mesh.endpoints:
+        found.append(f"no EndpointSlice with endpoints is in {place}: no Service has any")
     if pod not in mesh.workloads:
         found.append(f"Pod {pod}: not in {place}: on no node, declares no upstreams")
     return found

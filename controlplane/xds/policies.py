@@ -3,8 +3,8 @@
 A bad one is told of, and the rest applies. The defaults never repeat what may not be repeated.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -21,14 +21,7 @@ class Policy:
     """Times are milliseconds; 0 of a time is none, 0 of a count is never."""
 
     retries: int = 2
-    retry_on: tuple[str, ...] = (
-        "gateway-error",
-        "reset",
-        "connect-failure",
-        "refused-stream",
-        "unavailable",
-        "cancelled",
-    )
+    retry_on: tuple[str, ...] = ("gateway-error", "reset", "connect-failure", "refused-stream")
     retry_methods: RetryMethods = "idempotent"
     retry_timeout: int = 0
     retry_budget: int = 20  # percent of the requests in flight; with an interval, of all that were in that time
@@ -53,17 +46,36 @@ class Policy:
     health_check_interval: int = 5000
     protocols: tuple[tuple[int, PortProtocol], ...] = ()  # by port; 0 is every other port
 
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """When a request is sent again that may be repeated.
+
+        gRPC says in a header of its own, of an answer 200, that a replica cannot serve, or gives up a call because it
+        ends. All its calls are POSTs, so that counts only where those may be repeated, and the author chose nothing.
+        """
+        of_grpc = self.retry_methods == "all" and self.retry_on == DEFAULT.retry_on
+        return (*self.retry_on, "unavailable", "cancelled") if of_grpc else self.retry_on
+
+    @property
+    def repeats(self) -> bool:
+        """Whether anything is ever sent again: a budget of nothing allows nothing."""
+        return bool(self.retries and (self.retry_budget or self.retry_minimum))
+
 
 DEFAULT = Policy()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Annotation:
-    """One row: `field` names what it sets in Policy; `parse` raises ValueError with what is allowed."""
+    """One row: `field` names what it sets in Policy; `parse` raises ValueError with what is allowed, `show` is its
+    reverse. `in_vain` says why what a policy has of it does nothing at a port of TCP; empty: it does something there.
+    """
 
     name: str
     field: str
     parse: Callable[[str], Any]
+    show: Callable[[Any], str]
+    in_vain: Callable[[Policy], str]
     values: str
     help: str
     example: str
@@ -103,13 +115,21 @@ def read(annotations: Mapping[str, str]) -> tuple[Policy, tuple[str, ...]]:
     return policy, tuple(problems)
 
 
-def of_tcp(policy: Policy, ports: Sequence[int]) -> tuple[str, ...]:
-    """What the annotations ask for in vain at ports of TCP, a sentence each."""
-    kind, name = policy.hash_on
-    if not ports or policy.balancing != "consistent-hash" or kind == "source-ip":
-        return ()
-    numbers = ", ".join(map(str, ports[:MAX_UNKNOWN]))
-    return (f"{PREFIX}hash-on: {kind}:{name}: TCP has none; at port {numbers} the caller's address is hashed",)
+def changed(policy: Policy) -> Iterator[tuple[Annotation, str]]:
+    """What differs from the defaults: the annotations that say so, with their values as authors write them."""
+    for row in TABLE:
+        value = getattr(policy, row.field)
+        if value != getattr(DEFAULT, row.field):
+            yield row, row.show(value)
+
+
+def in_vain(policy: Policy) -> tuple[str, ...]:
+    """What is wrong with the annotations of a Service all of whose ports carry TCP, a sentence each."""
+    return tuple(
+        f"{row.key}: {_shown(text)} does nothing where every port carries TCP: {why}"
+        for row, text in changed(policy)
+        if (why := row.in_vain(policy))
+    )
 
 
 def _shown(text: str) -> str:
@@ -124,140 +144,188 @@ def _did_you_mean(key: str) -> str:
 _MOST = 10_000_000
 
 
-def _row(name: str, parse: Callable[[str], Any], values: str, help: str, example: str, field: str = "") -> Annotation:
-    field = field or name.replace("-", "_")
-    return Annotation(name=name, field=field, parse=parse, values=values, help=help, example=example)
+def _anywhere(_: Policy) -> str:
+    return ""
+
+
+def _of_requests(_: Policy) -> str:
+    return "no request is seen there"
+
+
+def _of_latency(policy: Policy) -> str:
+    return (
+        "no answer is seen there that could be timed, and endpoints take turns" if policy.balancing == "latency" else ""
+    )
+
+
+def _of_hash(policy: Policy) -> str:
+    kind, _ = policy.hash_on
+    hashed = policy.balancing == "consistent-hash" and kind != "source-ip"
+    return f"there is no {kind}, and the caller's address is hashed" if hashed else ""
+
+
+def _row(
+    name: str,
+    in_vain: Callable[[Policy], str],
+    parse: Callable[[str], Any],
+    values: str,
+    help: str,
+    example: str,
+    show: Callable[[Any], str] = str,
+    field: str = "",
+) -> Annotation:
+    return Annotation(
+        name=name,
+        field=field or name.replace("-", "_"),
+        parse=parse,
+        show=show,
+        in_vain=in_vain,
+        values=values,
+        help=help,
+        example=example,
+    )
+
+
+def _time(
+    name: str, in_vain: Callable[[Policy], str], low: int, high: int, help: str, example: str, *, none: bool = True
+) -> Annotation:
+    """Of milliseconds; `none`: it may be off."""
+    allowed = "a time, `off`" if none else "a time"
+    return _row(name, in_vain, values.duration(low, high, none=none), allowed, help, example, values.show_time)
+
+
+def _number(
+    name: str, in_vain: Callable[[Policy], str], low: int, high: int, help: str, example: str, unit: str = ""
+) -> Annotation:
+    return _row(name, in_vain, values.integer(low, high), f"{low} to {high}{unit}", help, example)
 
 
 TABLE: tuple[Annotation, ...] = (
-    _row("retries", values.integer(0, 10), "0 to 10", "How often a request is sent again, at most.", "3"),
-    _row("retry-on", values.conditions, "Envoy's conditions", "When an idempotent request is sent again.", "5xx,reset"),
+    _number("retries", _of_requests, 0, 10, "How often a request is sent again, at most.", "3"),
+    _row(
+        "retry-on",
+        _of_requests,
+        values.conditions,
+        "Envoy's conditions",
+        "When an idempotent request is sent again. With `retry-methods: all`, by default also on gRPC's `unavailable` "
+        "and `cancelled`.",
+        "5xx,reset",
+        ",".join,
+    ),
     _row(
         "retry-methods",
+        _of_requests,
         values.one_of(RetryMethods),
         "`idempotent`, `all`",
         "Whether POST and PATCH count as idempotent. Otherwise they are sent again only where nobody began them.",
         "all",
     ),
-    _row("retry-timeout", values.duration(1, values.DAY), "a time, `off`", "How long one attempt may take.", "250ms"),
-    _row(
+    _time("retry-timeout", _of_requests, 1, values.DAY, "How long one attempt may take.", "250ms"),
+    _number(
         "retry-budget",
-        values.integer(0, 100),
-        "0 to 100, percent",
+        _of_requests,
+        0,
+        100,
         "The most retries of a caller at once, as a share of its requests in flight.",
         "10",
+        ", percent",
     ),
-    _row(
+    _time(
         "retry-interval",
-        values.duration(100, 60_000),
-        "a time, `off`",
+        _of_requests,
+        100,
+        60_000,
         "Counts the requests of that time instead, which allows far more retries at once.",
         "1s",
     ),
-    _row(
-        "retry-minimum",
-        values.integer(0, 1000),
-        "0 to 1000",
-        "How many retries at once a caller may have in any case.",
-        "1",
-    ),
-    _row(
-        "timeout",
-        values.duration(1, values.DAY),
-        "a time, `off`",
-        "How long a request may take, with its retries.",
-        "2s",
-    ),
-    _row(
+    _number("retry-minimum", _of_requests, 0, 1000, "How many retries at once a caller may have in any case.", "1"),
+    _time("timeout", _of_requests, 1, values.DAY, "How long a request may take, with its retries.", "2s"),
+    _time(
         "connect-timeout",
-        values.duration(1, 60_000, none=False),
-        "a time",
+        _anywhere,
+        1,
+        60_000,
         "How long an endpoint may take to accept a connection.",
         "500ms",
+        none=False,
     ),
-    _row(
-        "idle-timeout",
-        values.duration(1000, values.DAY),
-        "a time, `off`",
-        "How long an unused connection is kept.",
-        "30s",
-    ),
-    _row(
+    _time("idle-timeout", _of_requests, 1000, values.DAY, "How long an unused connection is kept.", "30s"),
+    _time(
         "tcp-keepalive",
-        values.duration(1000, values.DAY),
-        "a time, `off`",
+        _anywhere,
+        1000,
+        values.DAY,
         "After which silence TCP asks whether the endpoint is there.",
         "30s",
     ),
-    _row(
-        "max-connections", values.integer(1, _MOST), "1 to 10000000", "Connections of a caller to the Service.", "100"
-    ),
-    _row(
-        "max-pending-requests",
-        values.integer(1, _MOST),
-        "1 to 10000000",
-        "Requests of a caller that wait for a connection.",
-        "50",
-    ),
-    _row("max-requests", values.integer(1, _MOST), "1 to 10000000", "Requests of a caller in flight.", "200"),
-    _row(
+    _number("max-connections", _anywhere, 1, _MOST, "Connections of a caller to the Service.", "100"),
+    # Whoever waits for a connection, Envoy counts so, whatever it is for.
+    _number("max-pending-requests", _anywhere, 1, _MOST, "Requests of a caller that wait for a connection.", "50"),
+    _number("max-requests", _of_requests, 1, _MOST, "Requests of a caller in flight.", "200"),
+    _number(
         "eject-after",
-        values.integer(0, 1000),
-        "0 to 1000",
-        "After how many gateway failures in a row a caller leaves an endpoint alone; 0 is never.",
+        _anywhere,
+        0,
+        1000,
+        "After how many gateway failures in a row a caller leaves an endpoint alone, or failed connections, of which "
+        "three are enough; 0 is never.",
         "3",
     ),
-    _row(
-        "eject-for",
-        values.duration(1000, 300_000, none=False),
-        "a time",
-        "For how long at first; longer each time, to 5m.",
-        "30s",
-    ),
-    _row("eject-percent", values.integer(0, 100), "0 to 100, percent", "How many endpoints at once, at most.", "30"),
+    _time("eject-for", _anywhere, 1000, 300_000, "For how long at first; longer each time, to 5m.", "30s", none=False),
+    _number("eject-percent", _anywhere, 0, 100, "How many endpoints at once, at most.", "30", ", percent"),
     _row(
         "load-balancing",
+        _of_latency,
         values.one_of(Balancing),
         "`least-request`, `round-robin`, `latency`, `consistent-hash`",
         "How an endpoint is chosen.",
         "latency",
-        "balancing",
+        field="balancing",
     ),
     _row(
         "hash-on",
+        _of_hash,
         values.hash_on,
         "`header:NAME`, `cookie:NAME`, `source-ip`",
         "What consistent-hash looks at.",
         "header:x-customer",
+        values.show_hash_on,
     ),
-    _row(
+    _time(
         "warm-up",
-        values.duration(1000, 3_600_000),
-        "a time, `off`",
+        _anywhere,
+        1000,
+        3_600_000,
         "How long a new endpoint gets less than its share, with least-request or round-robin.",
         "30s",
     ),
     _row(
         "health-check",
+        _anywhere,
         values.health_check,
         "a path, `tcp`, `grpc`, `off`",
         "What every caller asks every endpoint; those that do not answer get no requests. `tcp` is a connection, which "
         "a replica's sidecar always accepts: it is for replicas without one.",
         "/healthz",
+        values.show_health_check,
     ),
-    _row(
+    _time(
         "health-check-interval",
-        values.duration(1000, 300_000, none=False),
-        "a time",
+        _anywhere,
+        1000,
+        300_000,
         "How often; once a minute before a caller's first request.",
         "10s",
+        none=False,
     ),
     _row(
         "protocol",
+        _anywhere,
         values.protocols,
         "`http`, `grpc`, `tcp`, or for each port",
         "What the ports carry. Overrides appProtocol and the names of ports.",
         "80=http,5432=tcp",
+        values.show_protocols,
         "protocols",
     ),
 )
@@ -267,4 +335,5 @@ BY_KEY: Mapping[str, Annotation] = {row.key: row for row in TABLE}
 
 def default_of(row: Annotation) -> object:
     """What holds without that annotation."""
-    return next(getattr(DEFAULT, field.name) for field in fields(DEFAULT) if field.name == row.field)
+    found: object = getattr(DEFAULT, row.field)
+    return found

@@ -4,7 +4,7 @@ The sources of the rules are kube-proxy and the API reference of Service and End
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -13,7 +13,7 @@ import msgspec
 from controlplane.ports import PORTS
 from controlplane.xds import addresses, objects, policies
 from controlplane.xds.mesh import Batch, Endpoint, Key, Locality, Port, Problem, Protocol, Service, Workload
-from controlplane.xds.policies import PREFIX, Policy
+from controlplane.xds.policies import MAX_SHOWN, PREFIX, Policy
 
 MAX_PORT = 65535
 MAX_PORTS = 128  # of a Service: each is a cluster in every caller's Envoy
@@ -60,26 +60,31 @@ _T = TypeVar("_T")
 
 def service(raw: Any) -> Service | Problem:
     """A Service; a Problem if it is none at all."""
-    found = _convert(raw, objects.Service, "Service")
+    unquoted = _unquoted(raw)
+    found = _convert(_without(raw, unquoted), objects.Service, "Service")
     if isinstance(found, Problem):
         return found
     key, spec = Key(found.metadata.namespace, found.metadata.name), found.spec
     if not _LABEL.fullmatch(key.name) or not _LABEL.fullmatch(key.namespace):
         return _problem("Service", found.metadata, "its name is no DNS label")
     policy, problems = policies.read(found.metadata.annotations or {})
+    form = _form(spec)
     addresses, refused = _cluster_ips(spec)
     ports, left_out = _ports(spec.ports or [], policy)
-    in_vain = policies.of_tcp(policy, [port.number for port in ports if port.protocol == "tcp"])
+    # A port of TCP beside others takes what it can of annotations that are for those.
+    in_vain = policies.in_vain(policy) if ports and all(port.protocol == "tcp" for port in ports) else ()
+    missing = [_NO_CLUSTER_IP] if form == "balanced" and not addresses and not refused else []
+    messages = (*unquoted.values(), *problems, *in_vain, *missing, *refused, *left_out)
     return Service(
         key=key,
-        form=_form(spec),
+        form=form,
         addresses=addresses,
         families=tuple(spec.ip_families or ("IPv6" if addresses and ":" in addresses[0] else "IPv4",)),
         ports=ports,
         locality=_locality(spec, found.metadata.annotations or {}),
         sticky=spec.session_affinity == "ClientIP",
         policy=policy,
-        problems=_problems("Service", found.metadata, (*problems, *in_vain, *refused, *left_out)),
+        problems=_problems("Service", found.metadata, messages),
         uid=found.metadata.uid,
     )
 
@@ -87,7 +92,15 @@ def service(raw: Any) -> Service | Problem:
 def _form(spec: objects.ServiceSpec) -> Literal["balanced", "headless", "external"]:
     if spec.type == "ExternalName":
         return "external"
-    return "headless" if spec.cluster_ip in (None, "", "None") else "balanced"
+    return "headless" if "None" in (spec.cluster_ip, *(spec.cluster_ips or ())) else "balanced"
+
+
+# A manifest in a repository has none: the API server chooses it.
+_NO_CLUSTER_IP = (
+    "spec.clusterIP is missing: requests are told by the hosts that they name, and TCP, which names none, passes "
+    "through; use the Service as the API server has it (kubectl get services -o yaml), or write clusterIP: None if it "
+    "is headless"
+)
 
 
 def _locality(spec: objects.ServiceSpec, annotations: dict[str, str]) -> Locality:
@@ -128,6 +141,9 @@ def _ports(raw: list[objects.Port], policy: Policy) -> tuple[tuple[Port, ...], l
             ports[one.port] = Port(one.port, one.name or "", _protocol(one, policy))
     if len(raw) > MAX_PORTS and len(ports) == MAX_PORTS:
         problems.append(f"more than {MAX_PORTS} ports: calls of the others pass through")
+    there = {one.port for one in raw if one.protocol in (None, "", "TCP")}
+    named = (number for number, _ in policy.protocols if number and number not in there)
+    problems += (f"{PREFIX}protocol: there is no TCP port {number}" for number in named)
     return tuple(ports.values()), problems
 
 
@@ -207,19 +223,20 @@ def _endpoint(one: objects.Endpoint, ip: str) -> Endpoint:
 
 def workload(raw: Any) -> Workload | Problem:
     """A Pod. Its name may have dots."""
-    found = _convert(raw, objects.Pod, "Pod")
+    unquoted = _unquoted(raw)
+    found = _convert(_without(raw, unquoted), objects.Pod, "Pod")
     if isinstance(found, Problem):
         return found
-    metadata = found.metadata
+    metadata, messages = found.metadata, [*unquoted.values()]
     key, where = Key(metadata.namespace, metadata.name), _word(found.spec.node_name if found.spec else None)
-    text = (metadata.annotations or {}).get(f"{PREFIX}upstreams")
-    if text is None or not text.strip():
-        return Workload(key, None, where)
-    names = tuple(sorted({name.strip() for name in text.split(",")}))
-    if len(names) > MAX_UPSTREAMS or not all(map(_UPSTREAM.fullmatch, names)):
-        message = f"{PREFIX}upstreams: not at most {MAX_UPSTREAMS} names like orders or users.accounts; it is ignored"
-        return Workload(key, None, where, (_problem("Pod", metadata, message),))
-    return Workload(key, names, where)
+    text = (metadata.annotations or {}).get(f"{PREFIX}upstreams", "").strip()
+    names = tuple(sorted({name.strip() for name in text.split(",")})) if text else None
+    if names and (len(names) > MAX_UPSTREAMS or not all(map(_UPSTREAM.fullmatch, names))):
+        names = None
+        messages.append(
+            f"{PREFIX}upstreams: not at most {MAX_UPSTREAMS} names like orders or users.accounts; it is ignored"
+        )
+    return Workload(key, names, where, _problems("Pod", metadata, messages))
 
 
 def node(raw: Any) -> Node | Problem:
@@ -238,6 +255,30 @@ def _convert(raw: Any, form: type[_T], kind: str) -> _T | Problem:
         named = metadata if isinstance(metadata, dict) else {}
         about = f"{kind} {named.get('namespace', 'default')!s:.63}/{named.get('name', '?')!s:.253}"
         return Problem(about, str(error), f"{named.get('uid', '')!s:.63}")
+
+
+def _unquoted(raw: Any) -> dict[Any, str]:
+    """Annotations that are no text, which only a file can have, and what is wrong with each."""
+    why = "is no text, as 3 and off are none without quotes: put it in quotes; until then it is ignored"
+    return {
+        key: f"{f'{key[:MAX_SHOWN]}: the value' if isinstance(key, str) else 'metadata.annotations: a name'} {why}"
+        for key, value in _annotations(raw).items()
+        if not (isinstance(key, str) and isinstance(value, str))
+    }
+
+
+def _annotations(raw: Any) -> dict[Any, Any]:
+    metadata = raw.get("metadata") if isinstance(raw, dict) else None
+    found = metadata.get("annotations") if isinstance(metadata, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _without(raw: Any, keys: Collection[Any]) -> Any:
+    """The same object without these annotations."""
+    if not keys:
+        return raw
+    left = {key: value for key, value in _annotations(raw).items() if key not in keys}
+    return {**raw, "metadata": {**raw["metadata"], "annotations": left}}
 
 
 def _problem(kind: str, metadata: objects.Metadata, message: str) -> Problem:

@@ -84,7 +84,7 @@ def _routes(cluster: str, service: Service) -> list[Json]:
     to: Json = {"cluster": cluster, "timeout": seconds(policy.timeout), **_hash_policy(service)}
     if not policy.retries:
         return [_connect(to), {"match": {"prefix": "/"}, "route": to}]
-    repeatable = {**to, "retry_policy": _retry(policy, policy.retry_on)}
+    repeatable = {**to, "retry_policy": _retry(policy, policy.conditions)}
     if policy.retry_methods == "all":
         return [_connect(to), {"match": {"prefix": "/"}, "route": repeatable}]
     careful = {**_retry(policy, _UNBEGUN), "retriable_headers": [_IS_UNPROCESSED]}

@@ -1,7 +1,7 @@
 """The small values that a Service's annotations hold. Each parser raises ValueError with what is allowed."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast, get_args
 
 Balancing = Literal["least-request", "round-robin", "latency", "consistent-hash"]
@@ -64,6 +64,11 @@ def show_duration(milliseconds: int) -> str:
     return f"{milliseconds // _UNITS[unit]}{unit}"
 
 
+def show_time(milliseconds: int) -> str:
+    """The same, where there may be none."""
+    return show_duration(milliseconds) if milliseconds else "off"
+
+
 def one_of(choices: Any) -> Callable[[str], str]:
     """One of a Literal's words."""
     words = get_args(choices)
@@ -98,6 +103,11 @@ def hash_on(text: str) -> HashOn:
     return "source-ip", ""
 
 
+def show_hash_on(chosen: HashOn) -> str:
+    """The text that would be read back."""
+    return ":".join(filter(None, chosen))
+
+
 def health_check(text: str) -> str:
     """A path, `tcp`, `grpc`, or nothing."""
     if text == "off":
@@ -105,6 +115,11 @@ def health_check(text: str) -> str:
     if text in ("tcp", "grpc") or re.fullmatch(r"/[!-~]{0,1023}", text, re.ASCII):
         return text
     raise ValueError("use a path such as /healthz, or tcp, grpc, or off")
+
+
+def show_health_check(chosen: str) -> str:
+    """The text that would be read back."""
+    return chosen or "off"
 
 
 def protocols(text: str) -> tuple[tuple[int, PortProtocol], ...]:
@@ -121,3 +136,8 @@ def protocols(text: str) -> tuple[tuple[int, PortProtocol], ...]:
             raise ValueError(f"use one of {', '.join(words)}, or one for each port: 80=http,5432=tcp")
         found[port] = cast("PortProtocol", match[2])
     return tuple(sorted(found.items()))
+
+
+def show_protocols(chosen: Sequence[tuple[int, PortProtocol]]) -> str:
+    """The text that would be read back."""
+    return ",".join(f"{port}={word}" if port else word for port, word in chosen)

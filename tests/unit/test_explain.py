@@ -1,8 +1,11 @@
 """`explain` and `render`: what they say is what Envoy is told."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -11,6 +14,7 @@ from controlplane.__main__ import main
 from controlplane.xds import clusters, explain, redirection
 from controlplane.xds.destinations import Called
 from controlplane.xds.mesh import Key
+from controlplane.xds.policies import TABLE, Annotation
 from controlplane.xds.scope import Scope
 from controlplane.xds.snapshot import Caller, Kind
 from controlplane.xds.translate import Choices
@@ -18,6 +22,7 @@ from controlplane.xds.translated import Translated
 from tests import build
 from tests.cluster import WEB, endpoint, node, service, slice_of, terminating, translated
 
+ROOT = Path(__file__).parents[2]
 CLUSTER = Choices(scope=Scope(default="cluster"))
 
 
@@ -77,7 +82,7 @@ def test_a_service_without_endpoints_answers_503() -> None:
 @pytest.mark.parametrize(
     ("check", "words"),
     [
-        ("/healthz", "every 5s, by GET /healthz (envoy-sidecar.io/health-check)."),
+        ("/healthz", "every 5s, by GET /healthz."),
         ("grpc", "every 5s, by gRPC's health protocol"),
         ("tcp", "Beside a sidecar, which accepts all, that never fails."),
     ],
@@ -134,9 +139,122 @@ def test_what_is_wrong_with_the_service_is_said_with_it() -> None:
     assert "! envoy-sidecar.io/timeout: 'soon'" in told(translated(service(annotations={"timeout": "soon"})), "orders")
 
 
-def test_an_annotation_that_decides_is_named() -> None:
-    said = told(translated(service(annotations={"timeout": "2s"})), "orders")
-    assert "Timeout: 2s (envoy-sidecar.io/timeout)." in said
+@pytest.mark.parametrize("row", TABLE, ids=[row.name for row in TABLE])
+def test_every_annotation_that_decides_is_named_with_its_value(row: Annotation) -> None:
+    said = told(translated(service(annotations={row.name: row.example})), "orders")
+    assert f'Annotations of the Service say so, and defaults the rest:   {row.key}: "{row.example}"' in said
+
+
+def test_what_is_as_by_default_is_said_of_no_annotation() -> None:
+    assert "envoy-sidecar.io/" not in told(translated(service()), "orders")
+
+
+# What an annotation needs beside it to do anything. That which says which port carries what is told with the port.
+BESIDE = {"hash-on": {"load-balancing": "consistent-hash"}, "health-check-interval": {"health-check": "tcp"}}
+DECIDING = [pytest.param(row, id=row.name) for row in TABLE if row.name != "protocol"]
+
+
+def with_and_without(row: Annotation, **spec: Any) -> tuple[Translated, Translated]:
+    """A Service with the annotation of that row, and one that differs in nothing else."""
+    beside = BESIDE.get(row.name, {})
+    return (
+        translated(service(annotations=beside | {row.name: row.example}, **spec)),
+        translated(service(annotations=beside, **spec)),
+    )
+
+
+@pytest.mark.parametrize("row", DECIDING)
+def test_every_annotation_changes_what_is_said_of_the_policy(row: Annotation) -> None:
+    def policy(of: Translated) -> list[str]:
+        said = [told(of, "orders", method=method) for method in ("GET", "POST")]
+        return [one.partition("Annotations of the Service")[0].strip() for one in said]
+
+    with_it, without = with_and_without(row)
+    assert policy(with_it) != policy(without)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "words"),
+    [
+        ({}, "as long as retries are below 20 % of the requests in flight (or 3 at once)."),
+        ({"retry-interval": "1s"}, "as long as retries are below 20 % of all requests of the last 1s (or 3 at once)."),
+        ({"retry-minimum": "0"}, "as long as retries are below 20 % of the requests in flight."),
+        ({"retry-budget": "0"}, "to another endpoint, with at most 3 retries at once."),
+        ({"retry-timeout": "250ms"}, "One attempt may take 250ms."),
+        ({"connect-timeout": "500ms"}, "one that does not come about within 500ms has failed"),
+        ({"idle-timeout": "30s"}, "an unused one is closed after 30s"),
+        ({"tcp-keepalive": "30s"}, "after 30s of silence TCP asks whether the endpoint is there"),
+        ({"warm-up": "30s"}, "least-request; a new endpoint gets less than its share for 30s."),
+        ({"eject-after": "0"}, "An endpoint that fails is not left alone."),
+        ({"eject-percent": "0"}, "An endpoint that fails is not left alone."),
+        ({"retry-methods": "all"}, "refused-stream, unavailable, cancelled, up to 2 times"),
+    ],
+)
+def test_the_policy_is_said_as_it_holds(annotations: dict[str, str], words: str) -> None:
+    assert words in told(translated(service(annotations=annotations)), "orders")
+
+
+@pytest.mark.parametrize("annotations", [{"retries": "0"}, {"retry-budget": "0", "retry-minimum": "0"}])
+def test_what_is_never_sent_again_is_said_so(annotations: dict[str, str]) -> None:
+    said = told(translated(service(annotations=annotations)), "orders")
+    assert "It is never sent again" in said
+    assert "may be repeated" not in said
+
+
+def test_connect_is_said_never_to_be_sent_again() -> None:
+    assert "It is never sent again." in told(translated(service()), "orders", method="CONNECT")
+
+
+@pytest.mark.parametrize("after", ["1", "2", "5"])
+def test_how_often_an_endpoint_may_fail_is_said_as_its_cluster_has_it(after: str) -> None:
+    of = translated(service(annotations={"eject-after": after}))
+    ejection = (of.source(Kind.CLUSTER, "shop/orders:80") or {})["outlier_detection"]
+    assert (
+        f"answers {ejection['consecutive_gateway_failure']} times in a row 502, 503 or 504, or refuses or breaks off "
+        f"{ejection['consecutive_local_origin_failure']} connections in a row,"
+    ) in told(of, "orders")
+
+
+MIXED: list[Any] = [80, {"port": 5432, "name": "tcp"}]
+
+
+@pytest.mark.parametrize("row", DECIDING)
+def test_every_annotation_is_said_to_do_nothing_over_tcp_or_changes_the_cluster(row: Annotation) -> None:
+    with_it, without = with_and_without(row, ports=MIXED)
+    changed = with_it.source(Kind.CLUSTER, "shop/orders:5432") != without.source(Kind.CLUSTER, "shop/orders:5432")
+    in_vain = f'{row.key}: "{row.example}"  # does nothing at port 5432, TCP: '
+    assert changed or in_vain in told(with_it, "orders:5432")
+
+
+@pytest.mark.parametrize("row", DECIDING)
+def test_nothing_of_a_service_that_has_a_port_of_tcp_is_said_to_be_in_vain_at_another(row: Annotation) -> None:
+    with_it, _ = with_and_without(row, ports=MIXED)
+    assert "does nothing" not in told(with_it, "orders:80")
+
+
+def test_no_limit_of_requests_is_said_of_tcp() -> None:
+    assert "Limits of this caller: 1024 connections, 1024 waiting." in told(
+        translated(service(ports=MIXED)), "orders:5432"
+    )
+
+
+@pytest.mark.parametrize(
+    ("annotations", "balancing"),
+    [
+        ({"load-balancing": "latency"}, "round-robin, for TCP shows no answer that could be timed."),
+        ({"load-balancing": "consistent-hash", "hash-on": "header:x-user"}, "consistent-hash on source-ip."),
+    ],
+)
+def test_the_balancing_of_tcp_is_said_as_it_holds(annotations: dict[str, str], balancing: str) -> None:
+    of = translated(service(ports=MIXED, annotations=annotations))
+    assert f"Balancing: {balancing}" in told(of, "orders:5432")
+
+
+def test_without_a_cluster_ip_requests_are_told_and_tcp_passes_through() -> None:
+    of = translated(service(ports=MIXED, clusterIP=None), slice_of())
+    assert "Cluster shop/orders:80." in told(of, "orders")
+    assert "has no ClusterIP, by which alone TCP is told from other TCP: it passes through." in told(of, "orders:5432")
+    assert "! spec.clusterIP is missing" in told(of, "orders")
 
 
 @pytest.mark.parametrize("url", ["", "http://", "//:80", "orders:eighty", "orders:99999"])
@@ -333,6 +451,23 @@ def test_an_answer_from_the_wrong_file_says_what_is_missing_there(
     said = capsys.readouterr().err
     assert "warning: no Service is in " in said
     assert "warning: Pod shop/web-1: not in " in said
+
+
+def test_a_file_without_endpoints_is_said_to_have_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "service.yaml").write_text(yaml.safe_dump(service()))
+    assert main(["explain", "-f", str(tmp_path / "service.yaml"), "--node", "shop/web-1", "orders"]) == 0
+    assert "warning: no EndpointSlice with endpoints is in " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["render", "explain"])
+@pytest.mark.parametrize(("to", "said"), [("| true", ""), ("> /dev/full", "No space left")])
+def test_a_reader_that_has_seen_enough_or_has_no_room_is_no_crash(command: str, to: str, said: str) -> None:
+    host = " orders" if command == "explain" else ""
+    whole = f"{sys.executable} -m controlplane {command} -f docs/examples/traffic.yaml --node shop/web-1{host} {to}"
+    done = subprocess.run(whole, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
+    assert said in done.stderr
 
 
 def test_a_file_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:

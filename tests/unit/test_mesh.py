@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from controlplane.extensions import Json
 from controlplane.xds import reading
 from controlplane.xds.mesh import Problem, Service, Workload
+from controlplane.xds.policies import Policy
 from controlplane.xds.world import WHAT, What, World
 from tests import cluster
 from tests.cluster import addresses, endpoint, endpoints_of, mesh, service, slice_of, terminating
@@ -32,6 +33,9 @@ def told(raw: Json) -> list[str]:
     [
         ({"clusterIP": "10.96.0.1"}, "balanced"),
         ({"clusterIP": "None"}, "headless"),
+        ({"clusterIP": None, "clusterIPs": ["None"]}, "headless"),
+        ({"clusterIP": None}, "balanced"),
+        ({"clusterIP": ""}, "balanced"),
         ({"clusterIP": "None", "publishNotReadyAddresses": True}, "headless"),
         ({"type": "ExternalName", "externalName": "example.com", "clusterIP": None}, "external"),
         ({"type": "LoadBalancer", "clusterIP": "10.96.0.1"}, "balanced"),
@@ -123,6 +127,73 @@ def test_a_name_that_kubernetes_would_not_take_is_refused(name: str) -> None:
 def test_a_cluster_ip_that_means_the_pod_itself_is_left_out() -> None:
     assert read(service(clusterIP="127.0.0.1")).addresses == ()
     assert "never called" in told(service(clusterIP="127.0.0.1"))[0]
+
+
+def test_a_service_whose_cluster_ip_nobody_has_chosen_yet_is_told_with_what_to_do() -> None:
+    (problem,) = told(service(clusterIP=None))
+    assert problem.startswith("spec.clusterIP is missing")
+    assert "kubectl get services -o yaml" in problem
+
+
+@pytest.mark.parametrize("spec", [{"clusterIP": "None"}, {"type": "ExternalName", "clusterIP": None}])
+def test_who_needs_no_cluster_ip_is_not_told_that_it_is_missing(spec: Json) -> None:
+    assert told(service(**spec)) == []
+
+
+UNQUOTED: list[Any] = [3, 0.5, False, None, ["3"], {"a": "b"}]
+
+
+@pytest.mark.parametrize("value", UNQUOTED, ids=map(repr, UNQUOTED))
+def test_an_annotation_that_is_no_text_is_told_and_the_rest_applies(value: Any) -> None:
+    raw = service(annotations={"retries": value, "timeout": "2s", "example.com/build": value})
+    assert read(raw).policy == Policy(timeout=2000)
+    why = "the value is no text, as 3 and off are none without quotes: put it in quotes; until then it is ignored"
+    assert sorted(told(raw)) == [f"envoy-sidecar.io/retries: {why}", f"example.com/build: {why}"]
+
+
+def test_an_annotation_whose_name_is_no_text_is_told_and_the_rest_applies() -> None:
+    raw = service(annotations={"timeout": "2s"})
+    raw["metadata"]["annotations"][80] = "http"
+    assert read(raw).policy == Policy(timeout=2000)
+    assert "metadata.annotations: a name is no text" in told(raw)[0]
+
+
+def test_an_annotation_of_a_pod_that_is_no_text_is_told_and_the_rest_applies() -> None:
+    annotations = {"envoy-sidecar.io/exclude-outbound-ports": 5432, "envoy-sidecar.io/upstreams": "orders"}
+    found = reading.workload({"metadata": {"name": "web", "annotations": annotations}})
+    assert isinstance(found, Workload)
+    assert found.upstreams == ("orders",)
+    assert "exclude-outbound-ports: the value is no text" in found.problems[0].message
+
+
+def test_a_protocol_of_a_port_that_is_not_there_is_told() -> None:
+    assert told(service(annotations={"protocol": "80=http,5432=tcp"})) == [
+        "envoy-sidecar.io/protocol: there is no TCP port 5432"
+    ]
+
+
+DATABASE: Json = {"port": 5432, "name": "tcp"}
+IN_VAIN = {
+    "timeout": "2s",
+    "retries": "3",
+    "max-requests": "7",
+    "load-balancing": "latency",
+}
+
+
+@pytest.mark.parametrize(("name", "text"), IN_VAIN.items())
+def test_what_does_nothing_over_tcp_is_told_where_no_port_carries_anything_else(name: str, text: str) -> None:
+    (problem,) = told(service(ports=[DATABASE], annotations={name: text}))
+    assert problem.startswith(f"envoy-sidecar.io/{name}: '{text}' does nothing where every port carries TCP: ")
+    assert told(service(ports=[DATABASE, 80], annotations={name: text})) == []
+
+
+@pytest.mark.parametrize(("hash_on", "count"), [("header:x-user", 1), ("cookie:id", 1), ("source-ip", 0)])
+def test_who_wants_tcp_to_be_hashed_on_what_it_does_not_have_is_told(hash_on: str, count: int) -> None:
+    asks = {"load-balancing": "consistent-hash", "hash-on": hash_on}
+    found = told(service(ports=[DATABASE], annotations=asks))
+    assert [("the caller's address is hashed" in one) for one in found] == [True] * count
+    assert told(service(ports=[DATABASE, 80], annotations=asks)) == []
 
 
 # EndpointSlices

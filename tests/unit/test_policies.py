@@ -1,5 +1,8 @@
 """What a Service may say about how it wants to be called."""
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +10,8 @@ from hypothesis import strategies as st
 from controlplane.xds import policies
 from controlplane.xds.policies import DEFAULT, PREFIX, TABLE, Annotation, Policy
 from controlplane.xds.values import show_duration
+
+GUIDE = Path(__file__).parents[2] / "docs/traffic.md"
 
 
 def read(**annotations: str) -> tuple[Policy, tuple[str, ...]]:
@@ -17,6 +22,43 @@ def read(**annotations: str) -> tuple[Policy, tuple[str, ...]]:
 def test_the_example_of_every_annotation_changes_the_policy(row: Annotation) -> None:
     policy, _ = policies.read({row.key: row.example})
     assert getattr(policy, row.field) != getattr(DEFAULT, row.field)
+
+
+@pytest.mark.parametrize("row", TABLE, ids=[row.name for row in TABLE])
+def test_what_differs_from_the_defaults_is_shown_as_its_author_would_write_it(row: Annotation) -> None:
+    policy, _ = policies.read({row.key: row.example})
+    ((found, text),) = policies.changed(policy)
+    assert found is row
+    assert row.parse(text) == row.parse(row.example)
+
+
+def test_the_defaults_are_not_what_an_annotation_says() -> None:
+    assert list(policies.changed(DEFAULT)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("timeout", "off"),
+        ("idle-timeout", "off"),
+        ("hash-on", "source-ip"),
+        ("hash-on", "cookie:Session"),
+        ("health-check", "off"),
+        ("protocol", "grpc,80=http"),
+    ],
+)
+def test_a_value_is_read_back_as_it_is_shown(name: str, text: str) -> None:
+    row = policies.BY_KEY[PREFIX + name]
+    assert row.parse(row.show(row.parse(text))) == row.parse(text)
+
+
+def test_what_the_guide_says_to_kubectl_annotate_is_taken() -> None:
+    said = re.findall(r"^kubectl .*annotate service \S+ (.*)$", GUIDE.read_text(), re.MULTILINE)
+    assert said
+    for line in said:
+        words = [word.partition("=") for word in line.split() if not word.startswith("--")]
+        assert {key.removesuffix("" if sign else "-") for key, sign, _ in words} - set(policies.BY_KEY) == set()
+        assert policies.read({key: text for key, sign, text in words if sign})[1] == ()
 
 
 @pytest.mark.parametrize(

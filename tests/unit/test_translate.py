@@ -10,13 +10,12 @@ from controlplane.clusters import PASSTHROUGH
 from controlplane.extensions import Json
 from controlplane.headers import ASKS_LOAD, LOAD_REPORT, UNPROCESSED
 from controlplane.xds import clusters, messages, translate
-from controlplane.xds.explain import problems
 from controlplane.xds.routes import BODY_BYTES
 from controlplane.xds.scope import Scope, View
 from controlplane.xds.snapshot import Caller, Kind
 from controlplane.xds.translate import Choices, Recipe
 from controlplane.xds.translated import Translated, finished
-from tests.cluster import WEB, endpoint, mesh, node, service, slice_of, terminating, translated
+from tests.cluster import WEB, endpoint, node, service, slice_of, terminating, translated
 from tests.static_form import routes_of
 
 ZONED: Json = {"trafficDistribution": "PreferSameZone"}
@@ -142,7 +141,7 @@ def test_another_cluster_domain_is_the_operators_choice() -> None:
 def test_an_idempotent_request_is_sent_again_twice(method: str) -> None:
     policy = route(method)["retry_policy"]
     assert policy["num_retries"] == 2
-    assert {"gateway-error", "reset", "connect-failure", "refused-stream"} <= set(policy["retry_on"].split(","))
+    assert policy["retry_on"].split(",") == ["gateway-error", "reset", "connect-failure", "refused-stream"]
 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH", "LOCK", "get"])
@@ -163,8 +162,15 @@ def test_whom_the_word_is_of_that_nobody_began_is_looked_at_only_where_it_decide
     assert ("http_filters" in options) == compared
 
 
-def test_an_author_may_say_that_every_request_is_idempotent() -> None:
-    assert route("POST", retry_methods="all") == route("GET")
+@pytest.mark.parametrize("retry_on", ["5xx", "gateway-error,reset"])
+def test_an_author_may_say_that_every_request_is_idempotent(retry_on: str) -> None:
+    assert route("POST", retry_methods="all", retry_on=retry_on) == route("GET", retry_on=retry_on)
+
+
+def test_where_posts_may_be_repeated_grpcs_own_failures_count_too_unless_the_author_chose_conditions() -> None:
+    usual = route("GET")["retry_policy"]["retry_on"]
+    assert route("POST", retry_methods="all")["retry_policy"]["retry_on"] == f"{usual},unavailable,cancelled"
+    assert route("POST", retry_methods="all", retry_on="5xx")["retry_policy"]["retry_on"] == "5xx"
 
 
 def test_without_retries_there_is_no_retry_policy() -> None:
@@ -247,14 +253,6 @@ def test_a_connection_of_tcp_is_hashed_on_its_caller_for_any_balancer_that_wants
     assert chain["filters"][0]["typed_config"]["hash_policy"] == [{"source_ip": {}}]
 
 
-@pytest.mark.parametrize("hash_on", ["header:x-user", "cookie:id"])
-def test_who_wants_tcp_to_be_hashed_on_what_it_does_not_have_is_told(hash_on: str) -> None:
-    asks = {"load-balancing": "consistent-hash", "hash-on": hash_on}
-    (problem,) = problems(mesh(service(ports=[80, *DATABASE], annotations=asks)))
-    assert "at port 5432 the caller's address is hashed" in problem.message
-    assert not problems(mesh(service(annotations=asks)))
-
-
 def test_of_a_body_as_much_is_kept_as_may_be_sent_again() -> None:
     hosts = virtual_hosts(translated(service(), service("never", annotations={"retries": "0"}, clusterIP="10.96.0.11")))
     assert {name: host.get("request_body_buffer_limit") for name, host in hosts.items()} == {
@@ -307,6 +305,20 @@ def test_a_pod_that_declares_its_upstreams_is_told_these() -> None:
     of = translated(service(), service("users", "accounts"), service("users"))
     declares = Caller("shop", "web-1", upstreams=("users", "users.accounts", "gone"))
     assert list(of.names(Kind.CLUSTER, declares)) == ["accounts/users:80", "shop/users:80"]
+
+
+def test_two_namespaces_have_different_routes_under_the_one_name_that_their_envoys_ask_for() -> None:
+    """So there is room for a route that holds for the callers of one namespace."""
+    of = translated(service(), choices=Choices(scope=Scope(default="cluster")))
+    namespaces = ("shop", "accounts")
+    found = {one: source(of, Kind.ROUTES, "http_80", Caller(one, "web-1")) for one in namespaces}
+    assert {one["name"] for one in found.values()} == {"http_80"}
+    assert [one["virtual_hosts"][0]["name"] for one in found.values()] == ["shop/orders:80", "shop/orders:80"]
+    assert found["shop"] != found["accounts"]
+    assert [of.meant(Kind.ROUTES, "http_80", Caller(one, "web-1")) for one in namespaces] == [
+        "http_80/shop",
+        "http_80/accounts",
+    ]
 
 
 def test_each_scope_has_routes_of_its_own_and_pods_of_one_scope_share_them() -> None:
