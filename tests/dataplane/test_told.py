@@ -156,12 +156,14 @@ def test_when_everything_fails_the_budget_refuses_most_retries(
 ) -> None:
     pod, _ = caller
     behave(replicas, 503, 20)
-    path = f"/{monotonic()}"
+    path, before = f"/{monotonic()}", stat(pod, "upstream_rq_retry_overflow")
     answered = load(pod, threads=threads, each=each, path=path)
+    refused = stat(pod, "upstream_rq_retry_overflow") - before
     assert {answer.status for answer in answered} == {503}
     amplification = requests(replicas, path) / len(answered)
-    print(f"{threads} at once: {amplification:.2f} requests for each")
-    assert amplification <= most
+    print(f"{threads} at once: {amplification:.2f} requests for each; the budget refused {refused} retries")
+    assert 1 < amplification <= most
+    assert refused > 0
 
 
 @pytest.mark.alone
