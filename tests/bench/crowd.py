@@ -2,7 +2,8 @@
 
 They subscribe and accept as Envoy does, by the least of HTTP/2 that gRPC needs (RFC 9113, 7541), so that it is the
 server that is measured. Commands come by standard input: `next` waits until every proxy has heard one response more
-than at the last `mark`, and tells when each did; `quiet` waits until nobody has heard anything for a second.
+than at the last `mark`, and tells when each did; `quiet` waits until nobody has heard anything for a second; `edges`
+counts the proxies that know a Service by these endpoints and no others.
 """
 
 import asyncio
@@ -10,12 +11,14 @@ import json
 import ssl
 import struct
 import sys
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable
 from ipaddress import IPv4Address
 from time import monotonic
 from typing import Any
 
 import uvloop
+from envoy.config.core.v3.health_check_pb2 import HEALTHY, UNKNOWN
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 
@@ -27,7 +30,8 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RESET, SETTINGS, PING, GOAWAY, WINDOW = 0, 1, 3, 4, 6, 7, 8
 END_HEADERS, ACK = 4, 1
 PLENTY = 1 << 30  # bytes of flow control: more than a proxy hears here
-CONNECTING = 200  # at a time
+CONNECTING = 1000  # at a time: one process cannot finish 5,000 handshakes in the 10 s that the server gives each
+AGAIN = 0.25  # seconds after which Envoy tries again
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
@@ -57,7 +61,7 @@ class Proxy(asyncio.Protocol):
         self.namespace, self.pod = namespace, pod
         self.heard, self.at, self.without = 0, 0.0, 0
         self.warm = asyncio.get_running_loop().create_future()  # all that it uses has been told
-        self.connected = asyncio.get_running_loop().create_future()
+        self.holds: dict[str, bytes] = {}  # assignments by name
         self._bytes, self._message = b"", b""
         self._first = True
 
@@ -81,9 +85,8 @@ class Proxy(asyncio.Protocol):
             self._take(kind, flags, payload)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for waiting in (self.warm, self.connected):
-            if not waiting.done():
-                waiting.set_exception(exc or ConnectionError("the server ended the connection"))
+        if not self.warm.done():
+            self.warm.set_exception(exc or ConnectionError("the server ended the connection"))
 
     def _take(self, kind: int, flags: int, payload: bytes) -> None:
         match kind:
@@ -116,9 +119,13 @@ class Proxy(asyncio.Protocol):
         self.heard, self.at = self.heard + 1, monotonic()
         kind = Kind(response.type_url)
         self.ask(kind, nonce=response.nonce)
+        if kind in (Kind.CLUSTER, Kind.ENDPOINTS):
+            self.without += len(response.removed_resources)
+        if kind is Kind.ENDPOINTS:
+            fresh = {one.name: one.resource.value for one in response.resources}
+            self.without += sum(not _healthy(body) for body in fresh.values())
+            self.holds |= fresh
         if self.warm.done():
-            if kind is Kind.ENDPOINTS:
-                self.without += sum(not _endpoints(one.resource.value) for one in response.resources)
             return
         match kind:
             case Kind.CLUSTER:
@@ -132,23 +139,31 @@ class Proxy(asyncio.Protocol):
                 pass
 
 
-def _endpoints(assignment: bytes) -> int:
-    return sum(len(one.lb_endpoints) for one in ClusterLoadAssignment.FromString(assignment).endpoints)
+def _healthy(assignment: bytes) -> list[str]:
+    """The addresses of the endpoints that Envoy would send requests to."""
+    groups = ClusterLoadAssignment.FromString(assignment).endpoints
+    found = [one for group in groups for one in group.lb_endpoints if one.health_status in (UNKNOWN, HEALTHY)]
+    return sorted(one.endpoint.address.socket_address.address for one in found)
 
 
 class Crowd:
     """All of them."""
 
     def __init__(self, proxies: int, namespaces: int) -> None:
-        self.proxies = [Proxy(f"ns{number % namespaces}", f"p{number}") for number in range(proxies)]
+        self.namespaces = namespaces
+        self.proxies = [self._proxy(number) for number in range(proxies)]
         self.marked = [0] * proxies
 
+    def _proxy(self, number: int) -> Proxy:
+        return Proxy(f"ns{number % self.namespaces}", f"p{number}")
+
     async def connect(self, port: int, ca: str) -> dict[str, float]:
+        """The seconds until all know all, and how many connections ended before that: their proxies begin anew."""
         trusting = ssl.create_default_context(cafile=ca)
         trusting.set_alpn_protocols(["h2"])
-        loop, some, start = asyncio.get_running_loop(), asyncio.Semaphore(CONNECTING), monotonic()
+        loop, some, start, refused = asyncio.get_running_loop(), asyncio.Semaphore(CONNECTING), monotonic(), 0
 
-        async def one(proxy: Proxy, address: str) -> None:
+        async def attempt(proxy: Proxy, address: str) -> None:
             async with some:
                 await loop.create_connection(
                     lambda: proxy,
@@ -161,12 +176,21 @@ class Crowd:
                 )
             await proxy.warm
 
-        # Each from an address of its own, as pods have them.
-        addresses = (str(IPv4Address("127.1.0.0") + number) for number in range(1, len(self.proxies) + 1))
-        await asyncio.gather(*map(one, self.proxies, addresses))
-        return {"seconds": monotonic() - start}
+        async def one(number: int) -> None:
+            nonlocal refused
+            address = str(IPv4Address("127.1.0.1") + number)  # each from one of its own, as pods have them
+            while True:
+                try:
+                    return await attempt(self.proxies[number], address)
+                except OSError:
+                    refused += 1
+                    self.proxies[number] = self._proxy(number)
+                    await asyncio.sleep(AGAIN)
 
-    def mark(self) -> dict[str, float]:
+        await asyncio.gather(*map(one, range(len(self.proxies))))
+        return {"seconds": monotonic() - start, "refused": refused}
+
+    async def mark(self) -> dict[str, float]:
         self.marked = [proxy.heard for proxy in self.proxies]
         return {}
 
@@ -182,14 +206,20 @@ class Crowd:
             await asyncio.sleep(0.1)
         return {"without": sum(proxy.without for proxy in self.proxies)}
 
+    async def edges(self) -> dict[str, int]:
+        """By a Service's name and its endpoints: how many proxies know it so."""
+        held = (item for proxy in self.proxies for item in proxy.holds.items())
+        return Counter(" ".join((name, *_healthy(assignment))) for name, assignment in held)
+
 
 async def main(proxies: int, namespaces: int, port: int, ca: str) -> None:
     crowd = Crowd(proxies, namespaces)
+    commands: dict[str, Callable[[], Coroutine[Any, Any, dict[str, Any]]]]
+    commands = {"mark": crowd.mark, "next": crowd.next, "quiet": crowd.quiet, "edges": crowd.edges}
     loop = asyncio.get_running_loop()
     print(json.dumps(await crowd.connect(port, ca)), flush=True)
     while command := (await loop.run_in_executor(None, sys.stdin.readline)).strip():
-        answer = crowd.mark() if command == "mark" else await {"next": crowd.next, "quiet": crowd.quiet}[command]()
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(await commands[command]()), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """python -m tests.bench.plane SERVICES USED DIR: the discovery server with a cluster of that many Services.
 
 Each namespace holds as many as a proxy uses, less one: that one, `shared/popular`, all proxies use. Commands come by
-standard input and are answered by lines of JSON: `change`, another endpoint of it; `roll`, other ones of all Services,
-one after the other; `alter`, another policy of a Service that one namespace sees; `stats`; `dump`, all that proxies are
-told, to DIR/world.json.
+standard input and are answered by lines of JSON: `change`, other endpoints of it; `roll`, other ones of all Services,
+one after the other, as rolling updates bring them; `alter`, another policy of a Service that one namespace sees;
+`stats`; `endpoints`, those of each Service; `dump`, all that proxies are told, to DIR/world.json.
 """
 
 import json
@@ -11,13 +11,15 @@ import os
 import resource
 import sys
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from controlplane.extensions import Json
 from controlplane.xds.identity import Identity, believe
 from controlplane.xds.metrics import PREFIX, Metrics
 from controlplane.xds.service import Discovery, Place
@@ -25,7 +27,7 @@ from controlplane.xds.snapshot import Caller, Kind
 from controlplane.xds.translate import Choices
 from controlplane.xds.translated import Translated
 from controlplane.xds.world import World
-from tests.cluster import service, slice_of
+from tests.cluster import endpoint, service, slice_of, terminating
 
 POPULAR = ("popular", "shared")  # name, namespace
 ALTERED = 20  # times
@@ -36,9 +38,10 @@ class Plane:
 
     def __init__(self, services: int, used: int, tls: Path) -> None:
         self.names = [(f"s{number % (used - 1)}", f"ns{number // (used - 1)}") for number in range(services - 1)]
-        self.used, self.moves, self.tls = used, 0, tls
+        self.used, self.addresses, self.tls = used, 0, tls
         self.callers = self._caller  # one object: nobody becomes another
         self.world, self.registry = World(), CollectorRegistry()
+        self.replicas: dict[tuple[str, str], list[str]] = {}  # their addresses
         for name, namespace in (*self.names, POPULAR):
             self.world.put("Service", service(name, namespace))
             self._move(name, namespace)
@@ -54,12 +57,17 @@ class Plane:
         return {"at": now}
 
     def roll(self) -> dict[str, float]:
-        """Every endpoint of every Service is another at the end, and none of them was ever without one."""
+        """What a push costs while one Service after the other is rolled out. Bytes, and CPU in ms.
+
+        A push is of one Service, as it was when both its endpoints changed in one step; but now the world changes more
+        often than anything is pushed, for no proxy is told of a replica that is not ready, and that is in the CPU.
+        """
         before, start = self.stats(), monotonic()
-        for name, namespace in self.names:
-            self._move(name, namespace)
-            self._publish()
-            sleep(0.002)
+        for name, namespace in (*self.names, POPULAR):
+            for endpoints in self._rolled(self.replicas[name, namespace]):
+                self.world.put("EndpointSlice", slice_of(name, endpoints, namespace))
+                self._publish()
+                sleep(0.002)
         after = self.stats()
         pushes = after["responses"] - before["responses"]
         return {
@@ -68,6 +76,21 @@ class Plane:
             "cpu_ms": 1000 * (after["cpu"] - before["cpu"]) / max(pushes, 1),
             "bytes": (after["bytes"] - before["bytes"]) / max(pushes, 1),
         }
+
+    def _rolled(self, replicas: list[str]) -> Iterator[list[str | Json]]:
+        """The endpoints of a Deployment's rolling update, step by step: maxSurge 1, maxUnavailable 0."""
+        for old in [*replicas]:
+            new = self._address()
+            replicas.remove(old)
+            yield [*replicas, old, endpoint(new, ready=False)]
+            yield [*replicas, old, new]
+            yield [*replicas, new, terminating(old)]
+            yield [*replicas, new]
+            replicas.append(new)
+
+    def endpoints(self) -> list[str]:
+        """The name and the endpoints of each Service."""
+        return [" ".join((f"{where}/{name}:80", *sorted(own))) for (name, where), own in self.replicas.items()]
 
     def alter(self) -> dict[str, float]:
         """The CPU for each time, in ms."""
@@ -111,6 +134,7 @@ class Plane:
         used = resource.getrusage(resource.RUSAGE_SELF)
         return {
             "cpu": used.ru_utime + used.ru_stime,
+            "peak": used.ru_maxrss / 1024,
             "rss": int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / (1 << 20),
             "streams": self._counted("streams"),
             "responses": sum(self._counted("responses_total", type=kind.name.lower()) for kind in Kind),
@@ -121,10 +145,14 @@ class Plane:
         return self.registry.get_sample_value(f"{PREFIX}_{name}", labels) or 0
 
     def _move(self, name: str, namespace: str) -> None:
-        self.moves += 1
-        high, low = divmod(self.moves, 250)
-        addresses = [f"10.{high // 250}.{high % 250}.{low}", f"10.{100 + high // 250}.{high % 250}.{low}"]
-        self.world.put("EndpointSlice", slice_of(name, addresses, namespace))
+        """At once, as if both replicas were deleted."""
+        self.replicas[name, namespace] = [self._address(), self._address()]
+        self.world.put("EndpointSlice", slice_of(name, self.replicas[name, namespace], namespace))
+
+    def _address(self) -> str:
+        """Another one."""
+        self.addresses += 1
+        return str(IPv4Address("10.0.0.0") + self.addresses)
 
     def _publish(self) -> None:
         mesh = self.world.mesh()
@@ -138,10 +166,11 @@ class Plane:
         return Caller(identity.namespace, identity.pod, upstreams=(*own, ".".join(POPULAR)))
 
 
-def _answers(plane: Plane) -> Iterator[dict[str, float]]:
+def _answers(plane: Plane) -> Iterator[dict[str, float] | list[str]]:
     yield {"port": plane.discovery.port}
+    commands: dict[str, Callable[[], dict[str, float] | list[str]]]
     commands = {"change": plane.change, "roll": plane.roll, "alter": plane.alter, "dump": plane.dump}
-    commands["stats"] = plane.stats
+    commands |= {"stats": plane.stats, "endpoints": plane.endpoints}
     for line in sys.stdin:
         yield commands[line.strip()]()
 

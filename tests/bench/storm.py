@@ -1,7 +1,7 @@
 """What many proxies cost the control plane: thousands of streams in one process, and proxies that take what they get.
 
 A second, smaller crowd meets a tenth of the Services: what a proxy does not use must not cost anything. A third is of
-the seed's scale, 1,500 Services and 9,300 edges to them, and every endpoint of every Service is replaced under it.
+the seed's scale, 1,500 Services and 9,300 edges to them, and every one of these Services is rolled out under it.
 """
 
 import hashlib
@@ -50,7 +50,9 @@ class Server:
     """What one server of the whole crowd showed. Times in seconds, CPU in ms, memory in MiB."""
 
     connect: list[float] = field(default_factory=list)
+    refused: list[float] = field(default_factory=list)  # connections that ended before all was told
     memory: list[float] = field(default_factory=list)
+    peak: list[float] = field(default_factory=list)
     stream: list[float] = field(default_factory=list)  # KiB
     opening: list[float] = field(default_factory=list)  # CPU of each stream until all is told
     median: list[float] = field(default_factory=list)
@@ -68,11 +70,12 @@ class Figures:
     push_in_small: list[float] = field(default_factory=list)  # with a tenth of them
     altered: float = 0  # CPU for a change of a Service that few proxies see, in ms
     rolled: dict[str, float] = field(default_factory=dict)
-    without: float = 0  # assignments without an endpoint that any proxy was sent
+    without: float = 0  # how often a proxy had no endpoint of a Service, or no longer had the Service
+    differing: float = 0  # of EDGES of all proxies, those that do not lead to the endpoints that there are at the end
 
 
 def measure(plan: Plan) -> Figures:
-    """Takes some three minutes in the full plan, and one more to build the other server for the first time.
+    """Takes some four minutes in the full plan, and one more to build the other server for the first time.
 
     Raises RuntimeError if a process ends early.
     """
@@ -83,11 +86,13 @@ def measure(plan: Plan) -> Figures:
         with _crowd(plan.proxies, plan.services, USED, tls) as (plane, crowd):
             _observe(plan, plane, crowd, figures.ours)
             figures.altered = plane.ask("alter")["cpu_ms"]
+            figures.ours.peak.append(plane.ask("stats")["peak"])
             plane.ask("dump")
         if (peer := built_peer()) is not None:
             command = [str(peer), str(tls / "world.json"), str(tls)]
             with _crowd(plan.proxies, plan.services, USED, tls, command) as (plane, crowd):
                 _observe(plan, plane, crowd, figures.peer)
+                figures.peer.peak.append(plane.ask("stats")["peak"])
         for services, pushes in (
             (plan.services, figures.push_of_few),
             (max(plan.services // 10, USED + 1), figures.push_in_small),
@@ -101,6 +106,8 @@ def measure(plan: Plan) -> Figures:
             crowd.ask("quiet")
             figures.rolled = plane.ask("roll")
             figures.without = crowd.ask("quiet")["without"]
+            known = crowd.ask("edges")
+            figures.differing = plan.edges - sum(known.get(one, 0) for one in plane.ask("endpoints"))
     return figures
 
 
@@ -109,10 +116,13 @@ def rows(figures: Figures) -> Iterator[Row]:
     ours, peer = figures.ours, figures.peer
     yield Row("all connect and are told all, s", "", ours.connect, peer.connect)
     yield Row("  CPU of each, ms", "", ours.opening, peer.opening)
+    yield Row("  refused while all connect", "", ours.refused, peer.refused, goal=0, aim=0)
     yield Row("memory of a stream, KiB", "", ours.stream, peer.stream, goal=140, aim=138)
     yield Row("memory in all, MiB", "", ours.memory, peer.memory, goal=850, aim=750)
+    yield Row("  at its peak, after all changes", "", ours.peak, peer.peak, goal=850, aim=750)
     yield Row("a change at the median proxy, s", "", ours.median, peer.median)
     yield Row("a change at the last proxy, s", "", ours.last, peer.last, goal=1.0, aim=0.5)
+    yield Row("  at most", "", [max(ours.last)], [max(peer.last)] if peer.last else ())
     yield Row("CPU per proxy and push, ms", "", ours.push, peer.push, goal=0.15, aim=0.10)
     yield Row("  with fewer proxies", "", figures.push_of_few)
     yield Row("  and with a tenth of the Services", "", figures.push_in_small)
@@ -121,7 +131,8 @@ def rows(figures: Figures) -> Iterator[Row]:
     yield Row("a Service that one namespace sees: CPU, ms", "", [figures.altered])
     yield Row("every Service rolled: CPU per push, ms", "", [figures.rolled["cpu_ms"]])
     yield Row("  bytes per push", "", [figures.rolled["bytes"]])
-    yield Row("  assignments without an endpoint", "", [figures.without], goal=0, aim=0)
+    yield Row("  a Service without an endpoint, or gone, times", "", [figures.without], goal=0, aim=0)
+    yield Row("  other endpoints than there are at the end", "", [figures.differing], goal=0, aim=0)
 
 
 def built_peer() -> Path | None:
@@ -146,19 +157,18 @@ class Process:
             list(map(str, command)), cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def ask(self, command: str) -> dict[str, Any]:
+    def ask(self, command: str) -> Any:
         assert self.process.stdin is not None
         self.process.stdin.write(f"{command}\n")
         self.process.stdin.flush()
         return self.read()
 
-    def read(self) -> dict[str, Any]:
+    def read(self) -> Any:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
             raise RuntimeError(f"a process of the bench ended: {self.process.args!r}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+        return json.loads(line)
 
     def end(self) -> None:
         self.process.kill()
@@ -190,7 +200,9 @@ def _crowd(
 
 def _observe(plan: Plan, plane: Process, crowd: Process, server: Server) -> None:
     before = plane.ask("stats")
-    server.connect.append(crowd.read()["seconds"])
+    connected = crowd.read()
+    server.connect.append(connected["seconds"])
+    server.refused.append(connected["refused"])
     crowd.ask("quiet")
     after = plane.ask("stats")
     server.memory.append(after["rss"])

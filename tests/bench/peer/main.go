@@ -123,7 +123,11 @@ func stats() map[string]any {
 	var pages, resident int
 	must(fmt.Sscan(string(must(os.ReadFile("/proc/self/statm"))), &pages, &resident))
 	cpu := time.Duration(used.Utime.Nano() + used.Stime.Nano())
-	return map[string]any{"cpu": cpu.Seconds(), "rss": float64(resident*os.Getpagesize()) / (1 << 20)}
+	return map[string]any{
+		"cpu":  cpu.Seconds(),
+		"rss":  float64(resident*os.Getpagesize()) / (1 << 20),
+		"peak": float64(used.Maxrss) / 1024,
+	}
 }
 
 // monotonic is the clock that Python's time.monotonic() reads on Linux, in seconds.
