@@ -66,6 +66,12 @@ def slice_of(
     }
 
 
+def pod(name: str, upstreams: str, namespace: str = "shop") -> Json:
+    """The metadata of an injected pod."""
+    metadata = {"name": name, "namespace": namespace, "annotations": {f"{PREFIX}upstreams": upstreams}}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata}
+
+
 def node(name: str, zone: str) -> Json:
     return {
         "apiVersion": "v1",

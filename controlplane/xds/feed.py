@@ -182,6 +182,6 @@ class Feed:
             # The operator's word is for all that is gone by now, told or not.
             whole = self._first or released
             mesh = self._world.mesh() if whole else self._world.mesh(due.services, rest=due.rest)
-            self._on_mesh(self._guard.passes(mesh))
+            self._on_mesh(self._guard.passes(mesh, self._clock()))
             self._first = False
             self._backoff.worked()

@@ -1,58 +1,71 @@
 """Not everything goes at once: what would remove more than half of the mesh is held back until an operator's word.
 
 An API server that was restored from nothing, or a selector gone wrong, looks like that; so does nothing that is meant.
-What is added or changed is told all the same, and so is what goes from a namespace that lost no more than half of its
-own: whoever makes many Services and deletes them holds up nobody else.
+It may come as a list or as thousands of deletions, so what counts is what was told some seconds ago. What is added or
+changed is told all the same, and so is what goes from a namespace that lost no more than half of its own: whoever makes
+many Services and deletes them holds up nobody else.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, replace
 
 from controlplane.xds.mesh import Batch, Endpoint, Key, Mesh, Service
 
 FEW = 10  # of which any number may go
+SECONDS = 2.0  # what goes within these goes at once
+_NODES = ""  # in the place of a namespace
 
 
 @dataclass(slots=True)
 class Guard:
-    """Remembers what was passed last, and whether the operator has given his word."""
+    """Remembers what was passed lately, and whether the operator has given his word."""
 
-    passed: Mesh | None = None
     refusals: int = 0
     holding: str = ""  # what is held back, in words
 
     _held: frozenset[str] = frozenset()  # the namespaces where it is
     _released: bool = False
+    _passed: Mesh | None = None  # last
+    _since: float = 0.0
+    _then: Mesh | None = None  # at `_since`
+    _earlier: Mesh | None = None  # SECONDS before that, or less than twice as many: what is compared with
 
     def release(self) -> None:
         """The operator's word: what is held back now may go."""
         self._released = bool(self.holding)
 
-    def passes(self, mesh: Mesh) -> Mesh:
-        """What may be told of it."""
-        former, held, holding = self.passed, frozenset[str](), ""
+    def passes(self, mesh: Mesh, now: float = 0.0) -> Mesh:
+        """What may be told of it, at this moment of any monotonic clock, in seconds."""
+        former, held, holding = self._former(now), frozenset[str](), ""
         if former is not None and not self._released:
             held, holding = self._missing(former, mesh)
         if held and former is not None:
             self.refusals += not self.holding
             mesh = _without_removals(former, mesh, held)
-        self.passed, self.holding, self._held = mesh, holding, held
+        if former is None or self._released:
+            self._earlier, self._then, self._since = mesh, mesh, now
+        self._passed, self.holding, self._held = mesh, holding, held
         self._released = False
         return mesh
 
+    def _former(self, now: float) -> Mesh | None:
+        """What had been passed SECONDS ago, or up to twice as many: of all between, nothing is remembered."""
+        age = now - self._since
+        if age >= SECONDS:
+            self._earlier = self._then if age < 2 * SECONDS else self._passed
+            self._then, self._since = self._passed, now
+        return self._earlier
+
     def _missing(self, former: Mesh, mesh: Mesh) -> tuple[frozenset[str], str]:
-        """Where what is held back is missing, and how much; the Services that have endpoints count as well."""
+        """Where what is held back is missing, and how much."""
         held: set[str] = set()
         words: list[str] = []
-        if _is_too_much(_services(former), _services(mesh)):
-            lost = self._lost(_services_by_namespace(former), _services_by_namespace(mesh))
-            words.append(f"{sum(lost.values())} of {_services(former)} Services")
-            held |= lost.keys()
-        if _is_too_much(len(former.endpoints), len(mesh.endpoints)):
-            lost = self._lost(_served_by_namespace(former), _served_by_namespace(mesh))
-            words.append(f"{sum(lost.values())} of {len(former.endpoints)} Services with endpoints")
-            held |= lost.keys()
+        for what, total, by_namespace in _KINDS:
+            if _is_too_much(total(former), total(mesh)):
+                lost = self._lost(by_namespace(former), by_namespace(mesh))
+                words.append(f"{sum(lost.values())} of {total(former)} {what}")
+                held |= lost.keys()
         return frozenset(held), ", ".join(words)
 
     def _lost(self, was: Mapping[str, int], now: Mapping[str, int]) -> Mapping[str, int]:
@@ -69,16 +82,22 @@ def _is_too_much(was: int, now: int) -> bool:
     return was > FEW and now * 2 < was
 
 
-def _services(mesh: Mesh) -> int:
-    return sum(map(len, mesh.services.values()))
-
-
-def _services_by_namespace(mesh: Mesh) -> Mapping[str, int]:
-    return {name: len(own) for name, own in mesh.services.items()}
-
-
-def _served_by_namespace(mesh: Mesh) -> Mapping[str, int]:
-    return Counter(key.namespace for key in mesh.endpoints)
+# What is counted: in all, which is quick, and of each namespace. Without pods and nodes, callers are others: they see
+# other Services, and other zones are near.
+_KINDS: tuple[tuple[str, Callable[[Mesh], int], Callable[[Mesh], Mapping[str, int]]], ...] = (
+    (
+        "Services",
+        lambda mesh: sum(map(len, mesh.services.values())),
+        lambda mesh: {name: len(own) for name, own in mesh.services.items()},
+    ),
+    (
+        "Services with endpoints",
+        lambda mesh: len(mesh.endpoints),
+        lambda mesh: Counter(key.namespace for key in mesh.endpoints),
+    ),
+    ("pods", lambda mesh: len(mesh.workloads), lambda mesh: Counter(key.namespace for key in mesh.workloads)),
+    ("nodes", lambda mesh: len(mesh.zones), lambda mesh: {_NODES: len(mesh.zones)}),
+)
 
 
 def _without_removals(former: Mesh, mesh: Mesh, held: Set[str]) -> Mesh:
@@ -91,7 +110,13 @@ def _without_removals(former: Mesh, mesh: Mesh, held: Set[str]) -> Mesh:
     lost = {
         key: batches for key, batches in former.endpoints.items() if key.namespace in held and key not in mesh.endpoints
     }
-    return replace(mesh, services=services, endpoints={**_still_theirs(lost, mesh), **mesh.endpoints})
+    return replace(
+        mesh,
+        services=services,
+        endpoints={**_still_theirs(lost, mesh), **mesh.endpoints},
+        workloads={**{key: pod for key, pod in former.workloads.items() if key.namespace in held}, **mesh.workloads},
+        zones={**(former.zones if _NODES in held else {}), **mesh.zones},
+    )
 
 
 def _still_theirs(lost: Mapping[Key, tuple[Batch, ...]], mesh: Mesh) -> Mapping[Key, tuple[Batch, ...]]:

@@ -16,11 +16,11 @@ from controlplane.extensions import Json
 from controlplane.xds.debounce import ENDPOINTS_SECONDS, FEWER_SECONDS, MOST_SECONDS, QUIET_SECONDS, Debounce, Due
 from controlplane.xds.disk import Disk, DiskError, read
 from controlplane.xds.feed import STUCK_SECONDS, Feed
-from controlplane.xds.guard import Guard
-from controlplane.xds.mesh import Key, Mesh
+from controlplane.xds.guard import SECONDS, Guard
+from controlplane.xds.mesh import Key, Mesh, Workload
 from controlplane.xds.world import WHAT, What
 from tests.apiserver.processes import eventually
-from tests.cluster import addresses, endpoint, mesh, service, slice_of
+from tests.cluster import addresses, endpoint, mesh, node, pod, service, slice_of
 
 ORDERS, USERS = Key("shop", "orders"), Key("shop", "users")
 DEADLINE_SECONDS = 10.0
@@ -139,6 +139,41 @@ def test_more_than_half_does_not_go_at_once(former: Mesh, latter: Mesh, passed: 
     guard = Guard()
     guard.passes(former)
     assert count(guard.passes(latter)) == passed
+
+
+@pytest.mark.parametrize("step", [0.0, 0.02, 0.05])
+def test_more_than_half_does_not_go_bit_by_bit_within_seconds_either(step: float) -> None:
+    guard = Guard()
+    for number in range(40, -1, -1):
+        told = guard.passes(many(number), 100 + step * (40 - number))
+    assert count(told) == (40, 40)
+    assert guard.refusals == 1
+
+
+def test_all_may_go_in_the_course_of_time() -> None:
+    guard = Guard()
+    for number in range(40, -1, -1):
+        told = guard.passes(many(number), 100 + SECONDS * (40 - number))
+    assert count(told) == (0, 0)
+    assert guard.refusals == 0
+
+
+def test_what_went_long_ago_does_not_come_back_with_what_is_held() -> None:
+    guard = Guard()
+    guard.passes(many(40), 100)
+    guard.passes(many(30), 101)
+    assert count(guard.passes(many(0), 101 + 2 * SECONDS)) == (30, 30)
+
+
+def test_pods_and_nodes_do_not_go_at_once_either() -> None:
+    """A pod that is not known any more would see other Services than it declares."""
+    guard = Guard()
+    pods = [pod(f"p{n}", upstreams="users.accounts") for n in range(20)]
+    there = guard.passes(mesh(*pods, *(node(f"n{n}", "a") for n in range(20))))
+    held = guard.passes(mesh(pod("p0", upstreams="orders"), node("n0", "b")))
+    assert guard.holding == "19 of 20 pods, 19 of 20 nodes"
+    assert held.workloads == {**there.workloads, Key("shop", "p0"): Workload(Key("shop", "p0"), ("orders",))}
+    assert held.zones == {**there.zones, "n0": "b"}
 
 
 def test_what_is_held_back_is_said_and_counted_once() -> None:
