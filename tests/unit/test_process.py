@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 
 import pytest
 import yaml
@@ -21,11 +22,15 @@ from prometheus_client import CollectorRegistry
 from controlplane import monitoring, proxies
 from controlplane.apiserver import KubeError, connect
 from controlplane.xds.disk import DiskError
+from controlplane.xds.metrics import PREFIX
 from controlplane.xds.service import Place
 from controlplane.xds.translate import Choices
+from controlplane.xds.watch import COLLECTIONS
 from tests import mounted
 from tests.apiserver.processes import eventually
 from tests.cluster import service, slice_of
+from tests.faulty import Asked, Faulty, event, page
+from tests.faulty import serving as serving_api
 from tests.serving import is_closed
 
 ROOT = Path(__file__).parents[2]
@@ -126,6 +131,29 @@ def ignored(log: Path) -> dict[str, str]:
     found = {one["about"]: one["problem"] for one in lines}
     assert len(found) == len(lines)
     return found
+
+
+def test_how_long_nothing_was_heard_of_a_kind_is_a_metric_and_a_bookmark_ends_it() -> None:
+    def watches(asked: Asked) -> Iterator[object]:
+        if asked.path == COLLECTIONS["Service"].path:
+            told.wait(30)
+            yield event("BOOKMARK", "6")
+        yield from faulty.quiet()
+
+    def silence(kind: str) -> float:
+        found = registry.get_sample_value(f"{PREFIX}_watch_silence_seconds", {"kind": kind})
+        assert found is not None
+        return found
+
+    told, faulty, registry = threading.Event(), Faulty(lambda _: page([]), watches), CollectorRegistry()
+    with serving_api(faulty) as api:
+        begun, part = monotonic(), proxies.of_cluster(api, Place(address="127.0.0.1:0"), Choices(), registry)
+        part.start()
+        eventually(lambda: min(silence("service"), silence("endpointslice")) >= 0.5, "half a second of silence")
+        assert silence("service") <= monotonic() - begun
+        told.set()
+        eventually(lambda: silence("service") < silence("endpointslice") - 0.4, "of Services something was heard")
+        part.stop(0)
 
 
 @pytest.mark.parametrize(
