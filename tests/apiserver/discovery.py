@@ -44,10 +44,18 @@ class ControlPlane:
         return sum(it.value for it in samples if it.name == f"{PREFIX}_{name}" and it.labels == labels)
 
     def memory(self) -> float:
-        """Resident, in MiB (proc(5)); nothing where there is no /proc."""
+        """Resident, in MiB; nothing where there is no /proc."""
+        return self._status("VmRSS")
+
+    def peak(self) -> float:
+        """The most that was resident ever, likewise."""
+        return self._status("VmHWM")
+
+    def _status(self, field: str) -> float:
+        """Of proc(5), in MiB."""
         status = Path(f"/proc/{self.process.pid}/status")
         lines = status.read_text().splitlines() if status.exists() else []
-        return sum(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:"))
+        return sum(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from tests.proxies import Proxy, call, channel, connected, refusal
 CDS, EDS, LDS, RDS = Kind
 SERVICES = 20
 STORM = 100  # rounds of a change of every Service
+STORM_SECONDS = 10.0  # that they take at most
 SECONDS = 60.0
 
 
@@ -118,6 +119,7 @@ def test_a_proxy_is_told_of_the_services_of_its_namespace_as_the_api_server_has_
     run(story())
 
 
+@pytest.mark.alone
 def test_a_storm_of_changes_ends_with_what_the_api_server_has_and_nothing_is_told_twice(
     kubernetes: Cluster, plane: ControlPlane, place: str, record_property: Callable[[str, object], None]
 ) -> None:
@@ -138,12 +140,13 @@ def test_a_storm_of_changes_ends_with_what_the_api_server_has_and_nothing_is_tol
             await knows(proxy, kubernetes, place)
             pushes = [it for it in proxy.responses[first:] if it.type_url == EDS]
             line = f"{STORM * SERVICES} endpoint changes in {seconds:.1f} s: {len(pushes)} pushes to a proxy"
-            record_property(MEASURED, f"{line}, the control plane's memory {plane.memory() - before:+.1f} MiB")
+            record_property(MEASURED, f"{line}, the control plane's memory {plane.peak() - before:+.1f} MiB at its peak")
+            assert seconds <= STORM_SECONDS
             versions = [(it.name, it.version) for push in pushes for it in push.resources]
             assert len(versions) == len(set(versions)) <= STORM * SERVICES
 
     run(story())
-    assert not plane.memory() - before > 32
+    assert not plane.peak() - before > 32
 
 
 def test_a_replica_that_stops_hands_its_proxies_over_bit_by_bit_and_another_tells_them_nothing_new(
