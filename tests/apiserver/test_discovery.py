@@ -140,7 +140,7 @@ def test_a_storm_of_changes_ends_with_what_the_api_server_has_and_nothing_is_tol
             await knows(proxy, kubernetes, place)
             pushes = [it for it in proxy.responses[first:] if it.type_url == EDS]
             line = f"{STORM * SERVICES} endpoint changes in {seconds:.1f} s: {len(pushes)} pushes to a proxy"
-            record_property(MEASURED, f"{line}, the control plane's memory {plane.peak() - before:+.1f} MiB at its peak")
+            record_property(MEASURED, f"{line}, the control plane's memory {plane.peak() - before:+.1f} MiB at most")
             assert seconds <= STORM_SECONDS
             versions = [(it.name, it.version) for push in pushes for it in push.resources]
             assert len(versions) == len(set(versions)) <= STORM * SERVICES
