@@ -51,7 +51,8 @@ def dynamic() -> Json:
                     "envoy_grpc": {
                         "cluster_name": CLUSTER,
                         "max_receive_message_length": 64 << 20,
-                        "retry_policy": {"retry_back_off": {"base_interval": "0.25s", "max_interval": "5s"}},
+                        # The first attempt is made before DNS has answered.
+                        "retry_policy": {"retry_back_off": {"base_interval": "0.05s", "max_interval": "5s"}},
                     }
                 }
             ],
@@ -80,6 +81,8 @@ def cluster(way: Way, *, dual: bool) -> Json:
         # By turns, proxies that came to one replica together would all go on together to the next, for hours.
         "lb_policy": "RANDOM",
         "connect_timeout": "1s",
+        # Where DNS does not answer, a start would wait for a minute.
+        "wait_for_warm_on_init": False,
         "load_assignment": {
             "cluster_name": CLUSTER,
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],

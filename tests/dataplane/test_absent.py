@@ -16,9 +16,6 @@ pytestmark = [pytest.mark.dataplane, pytest.mark.envoy]
 
 READY_SECONDS = 2.5  # the issue's
 BLACK_HOLE = "10.99.0.1"
-WAITS = pytest.mark.xfail(
-    strict=True, reason="Envoy waits until DNS has answered once: discovery.cluster wants wait_for_warm_on_init false"
-)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +43,7 @@ def created(place: Lab, plane: ControlPlane, address: str | None, nameserver: st
         pytest.param(NODE["ipv4"], NODE["ipv4"], id="refuses"),
         pytest.param(BLACK_HOLE, NODE["ipv4"], id="never answers"),
         pytest.param(None, NODE["ipv4"], id="has no address"),
-        pytest.param(None, BLACK_HOLE, id="is looked up in vain", marks=WAITS),
+        pytest.param(None, BLACK_HOLE, id="is looked up in vain"),
     ],
 )
 def test_a_pod_is_ready_in_time_and_its_traffic_flows_where_the_control_plane(
