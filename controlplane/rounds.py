@@ -147,8 +147,7 @@ class Rounds:
         backoff, version = Backoff(*BACKOFF_SECONDS), ""
         while not self._stopping.is_set():
             try:
-                version = self._hear(version)
-                backoff.worked()
+                version = self._hear(version, backoff)
             except Exception as error:  # a bug of ours must not leave the process deaf
                 if isinstance(error, KubeError):
                     tell("watch failed", logging.WARNING, reason=error.reason, problem=str(error))
@@ -157,7 +156,7 @@ class Rounds:
                 version = ""
                 self._stopping.wait(backoff.failed())
 
-    def _hear(self, version: str) -> str:
+    def _hear(self, version: str, backoff: Backoff) -> str:
         """Until a watch of namespaces ends, which it does after a while; the version that it came to."""
         if not version:
             version = self._publisher.kube.newest(OPTED_IN)
@@ -165,8 +164,10 @@ class Rounds:
         begun = monotonic()
         for event in self._publisher.kube.events(OPTED_IN, version):
             version = event.version
+            backoff.worked()  # however it ends
             if event.type != "BOOKMARK":
                 self._wake.set()
         if monotonic() - begun < QUICK_SECONDS:
             raise KubeError("short", "watch of namespaces: it ended at once")
+        backoff.worked()
         return version

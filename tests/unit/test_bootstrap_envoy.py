@@ -9,7 +9,7 @@ import pytest
 
 from controlplane import discovery
 from controlplane.bootstrap import AccessLog, Bootstrap, overlay, render
-from tests import envoy
+from tests import envoy, mounted
 from webhook.probes import MAX_PORTS
 
 pytestmark = pytest.mark.envoy
@@ -37,6 +37,8 @@ def test_envoy_accepts_it_with_a_control_plane(tmp_path: Path, name: str) -> Non
     place = f"{tmp_path}/mounted"
     for directory in (discovery.FILES, discovery.TRUST, discovery.TOKEN):
         Path(place + directory).mkdir(parents=True)
+    mounted.renew(Path(place + discovery.TRUST))
+    mounted.write(Path(place + discovery.TOKEN), {"token": b"abc"})
     files = {
         file: re.sub(r'"(?=/etc/|/var/)', f'"{place}', text)
         for file, text in render(Bootstrap(control_plane="controlplane.mesh:15012")).items()

@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from controlplane import apiserver, kube, rounds
+from controlplane.backoff import Backoff
 from controlplane.bootstrap import Bootstrap, render
 from controlplane.extensions import Json
 from controlplane.kube import NAMESPACES, Kube
@@ -99,6 +100,29 @@ def test_after_a_watch_that_failed_there_is_a_round_and_it_watches_from_what_the
         begun.set()
         eventually(lambda: running.made > before, "a round")
         eventually(lambda: versions(faulty) == ["1", "2"], "it watches again")
+
+
+def test_watches_that_told_something_before_they_were_cut_are_asked_for_again_as_soon_as_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A proxy between that cuts all connections after some seconds must not make it deaf, longer each time."""
+
+    def watches(_asked: Asked) -> Iterator[object]:
+        yield event("ADDED", "70")
+        raise Cut
+
+    waits = list[int]()
+
+    def failed(backoff: Backoff) -> float:
+        waits.append(backoff.failures)
+        backoff.failures += 1
+        return 0.01
+
+    monkeypatch.setattr(Backoff, "failed", failed)
+    faulty = Faulty(growing(), watches)
+    with publishing(faulty):
+        eventually(lambda: len(waits) > 5, "watches are cut")
+    assert set(waits) == {0}
 
 
 def test_a_watch_that_says_nothing_any_more_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
