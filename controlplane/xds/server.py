@@ -126,6 +126,12 @@ class Server:
     # One stream
 
     async def _serve(self, _requests: object, stream: Stream) -> None:
+        status = await self._converse(stream)
+        if status is not None:  # here, for gRPC keeps what this raises, and that whatever was being handled
+            await stream.abort(*status)
+
+    async def _converse(self, stream: Stream) -> tuple[grpc.StatusCode, str] | None:
+        """The status to end with, unless the proxy has ended it."""
         try:
             with self._place():
                 identity, first = await self._introduce(stream)
@@ -135,20 +141,22 @@ class Server:
         except RefusedError as refusal:
             self._metrics.refusals.labels(refusal.reason).inc()
             self._tell("refused", refusal.reason, stream, str(refusal))
-            await stream.abort(_REFUSALS.get(refusal.reason, grpc.StatusCode.UNAUTHENTICATED), str(refusal))
+            return _REFUSALS.get(refusal.reason, grpc.StatusCode.UNAUTHENTICATED), str(refusal)
         except Ended as end:
             self._metrics.ends.labels(end.reason).inc()
-            if end.reason not in ("closed", "stopping"):
+            if end.reason == "closed":
+                return None
+            if end.reason != "stopping":
                 self._tell("ended", end.reason, stream, str(end))
-            if end.reason != "closed":
-                await stream.abort(end.code, str(end))
+            return end.code, str(end)
         except asyncio.CancelledError:  # the proxy went away
             self._metrics.ends.labels("closed").inc()
             raise
         except Exception as error:  # a bug of ours ends this stream, and no other
             self._metrics.ends.labels("internal").inc()
             self._tell("ended", "internal", stream, repr(error))
-            await stream.abort(grpc.StatusCode.INTERNAL, "internal error")
+            return grpc.StatusCode.INTERNAL, "internal error"
+        return None
 
     @contextmanager
     def _place(self) -> Iterator[None]:
@@ -206,8 +214,7 @@ class Server:
         session = Session(stream, identity, self.cache, find, self._metrics, told, allowance)
         same = self._by_pod.setdefault(pod_of(identity), [])
         same.append(session)
-        for former in same[:-STREAMS_PER_POD]:  # the oldest: it may be one whose end nobody noticed
-            former.end(Ended("replaced", "too many streams of one pod"))
+        _end_all(same[:-STREAMS_PER_POD])  # the oldest: it may be one whose end nobody noticed
         self._sessions[session] = None
         self._metrics.streams.set(len(self._sessions))
         try:
@@ -258,6 +265,11 @@ class Server:
 
     def _tell(self, event: str, reason: str, stream: Stream, message: str) -> None:
         self._notices.tell(event, reason, _address(stream), message, monotonic())
+
+
+def _end_all(sessions: Iterable[Session]) -> None:
+    for session in sessions:
+        session.end(Ended("replaced", "too many streams of one pod"))
 
 
 def _address(stream: Stream) -> str:

@@ -116,7 +116,7 @@ class Session:
         except asyncio.CancelledError:
             if self._end is None:  # the proxy went away
                 raise
-            raise self._end from None
+            raise Ended(self._end.reason, str(self._end)) from None  # another one: its traceback has this session
         finally:
             self.conversation.end()
             if self._writing is not None:

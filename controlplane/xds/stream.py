@@ -87,6 +87,8 @@ class Conversation:
         for topic in self.topics.values():
             topic.close()
         self.topics = {}
+        # Whom these belong to has this conversation, and would stay with it until Python looks for cycles: for hours.
+        self._wake, self._miss, self._caller = _nothing, _nothing, _nobody
 
     def respond(self, now: float) -> Response | None:
         """What the proxy is to be told next, if anything. To be asked again until it is None."""
@@ -151,3 +153,11 @@ class Conversation:
         if self._settled_at is not None:
             times += [self._removal(topic, self._settled_at) for topic in self._leaving() if not topic.flight]
         return min(times, default=None)
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+def _nobody() -> Caller:
+    raise AssertionError("the conversation is over")

@@ -1,10 +1,12 @@
 """The server on loopback, with real gRPC at both ends."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from time import monotonic, thread_time
+from weakref import ref
 
 import grpc
 import pytest
@@ -148,6 +150,55 @@ def test_a_stream_that_ends_leaves_nothing_behind() -> None:
             assert here.server.debug()["proxies"] == []
 
     run(story)
+
+
+async def leaves(proxy: Proxy, _connection: grpc.aio.Channel) -> None:
+    proxy.call.cancel()
+
+
+async def talks_nonsense(proxy: Proxy, _connection: grpc.aio.Channel) -> None:
+    await proxy.call.write(b"\xff")
+
+
+async def asks_for_too_much(proxy: Proxy, _connection: grpc.aio.Channel) -> None:
+    await proxy.ask(EDS, *(f"n{number}" for number in range(MAX_NAMES + 1)))
+
+
+async def comes_too_often(proxy: Proxy, connection: grpc.aio.Channel) -> None:
+    others = [Proxy(call(connection), proxy.node) for _ in range(STREAMS_PER_POD)]
+    for other in others:
+        await other.ask(CDS)
+        await other.call.read()
+    assert await refusal(proxy.call) is grpc.StatusCode.CANCELLED
+
+
+@pytest.mark.parametrize("end", [leaves, talks_nonsense, asks_for_too_much, comes_too_often])
+def test_what_is_known_of_a_stream_that_ended_goes_at_once(
+    end: Callable[[Proxy, grpc.aio.Channel], Awaitable[None]],
+) -> None:
+    """Python looks for what only refers to each other once in hours, when thousands of streams have come and gone."""
+
+    async def story() -> None:
+        async with running(world("a=1", "a=1")) as here, channel(here.port) as connection:
+            proxy = Proxy(call(connection), "web-0.shop")
+            await proxy.ask(CDS)
+            await proxy.call.read()
+            (first,) = sessions()
+            await end(proxy, connection)
+            async with asyncio.timeout(10):
+                while first() is not None:  # noqa: ASYNC110  that nothing holds it is what is waited for
+                    await asyncio.sleep(0.005)
+
+    gc.collect()
+    gc.disable()
+    try:
+        run(story)
+    finally:
+        gc.enable()
+
+
+def sessions() -> list[ref[session.Session]]:
+    return [ref(one) for one in gc.get_objects() if isinstance(one, session.Session)]
 
 
 @pytest.mark.parametrize("data", [b"\xff" * 100, b"GET / HTTP/1.1\r\n\r\n", bytes(range(256))])
