@@ -4,7 +4,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -50,7 +50,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
-    code: int = options.run(settings, options)
+    run: Callable[[Settings, argparse.Namespace], int] = options.run
+    if run is _serve:
+        return run(settings, options)
+    try:
+        code = run(settings, options)
+        sys.stdout.flush()
+    except OSError as error:  # its reader may have seen enough, as `head` has, or have no room
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left for Python to flush at exit
+        if not isinstance(error, BrokenPipeError):
+            print(f"controlplane: cannot write the output: {error.strerror}", file=sys.stderr)
+        return 2
     return code
 
 
@@ -80,12 +90,7 @@ def _print(settings: Settings, options: argparse.Namespace) -> int:
     bootstrap = settings.bootstrap
     if options.directory:
         return _write(bootstrap, options.directory)
-    try:
-        print(yaml.dump(config_map(bootstrap, options.namespace), Dumper=_Dumper, sort_keys=False), end="", flush=True)
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left for Python to flush at exit
-        print(f"controlplane: cannot write the output: {error.strerror}", file=sys.stderr)
-        return 2
+    print(yaml.dump(config_map(bootstrap, options.namespace), Dumper=_Dumper, sort_keys=False), end="")
     return 0
 
 

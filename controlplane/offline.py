@@ -1,13 +1,10 @@
 """`render` and `explain`: what a pod's Envoy would be told of a cluster, from its objects on disk."""
 
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
-from functools import wraps
 from pathlib import Path
 from textwrap import fill
-from typing import ParamSpec
 
 from controlplane.extensions import Json
 from controlplane.settings import Settings
@@ -69,28 +66,6 @@ def told(snapshot: Translated, by: Caller) -> dict[Kind, dict[str, Json]]:
     return found
 
 
-_P = ParamSpec("_P")
-
-
-def _to_a_reader(command: Callable[_P, int]) -> Callable[_P, int]:
-    """A command whose reader may have seen enough, as `head` has, or have no room."""
-
-    @wraps(command)
-    def run(*args: _P.args, **options: _P.kwargs) -> int:
-        try:
-            code = command(*args, **options)
-            sys.stdout.flush()
-        except OSError as error:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left for Python to flush
-            if not isinstance(error, BrokenPipeError):
-                print(f"controlplane: cannot write the output: {error.strerror}", file=sys.stderr)
-            return UNUSABLE
-        return code
-
-    return run
-
-
-@_to_a_reader
 def render(place: Path, pod: Key, settings: Settings) -> int:
     """Prints it as JSON; returns the exit code."""
     try:
@@ -109,7 +84,6 @@ def render(place: Path, pod: Key, settings: Settings) -> int:
     return OK
 
 
-@_to_a_reader
 def tell(place: Path, pod: Key, url: str, method: str, settings: Settings) -> int:
     """Prints, in words, where a request would go; returns the exit code."""
     return _say(
@@ -120,7 +94,6 @@ def tell(place: Path, pod: Key, url: str, method: str, settings: Settings) -> in
     )
 
 
-@_to_a_reader
 def tell_of_calls(place: Path, pod: Key, page: str, settings: Settings) -> int:
     """The same of what the pod has called: `page` is its sidecar's /stats/destinations, a file, or - for stdin."""
 
