@@ -5,6 +5,7 @@ has accepted the clusters, which Envoy does when they are warm. What is gone goe
 stay until nothing unanswered could still name them, and REMOVAL_SECONDS more for requests that are under way.
 """
 
+import math
 from collections.abc import Callable
 
 from controlplane.xds.cache import Cache
@@ -40,17 +41,15 @@ class Conversation:
         self.topics: dict[Kind, Topic] = {}
         self._warming: set[str] = set()  # clusters that were sent before endpoints were first asked for
         self._settled_at: float | None = None  # since when nothing unanswered names a cluster
+        self._patient_until = math.inf  # before that, no answer has been waited for too long
+        self._open: dict[Kind, Topic] = {}  # where something may be to say: of thousands, a push looks at no others
         self.rejects = False  # whether there may be something in a topic's `rejected`
-        self._calm = False  # nothing waits: so it is after most answers
         self.alarm: float | None = None  # when `respond` is to be asked even if nothing happens
 
     @property
     def waits(self) -> bool:
         """Whether there is something that the proxy is to be told as soon as it may be."""
-        for topic in self.topics.values():  # noqa: SIM110  `any` would make a generator for each message
-            if topic.waits:
-                return True
-        return False
+        return any(topic.waits for topic in self._open.values())
 
     def receive(self, request: Request, now: float) -> Received:
         """Takes a request in. Raises ConversationError."""
@@ -64,19 +63,19 @@ class Conversation:
             topic.open(request, self._warming if kind is Kind.ENDPOINTS else frozenset())
             if kind is Kind.ENDPOINTS:
                 self._warming = set()
-            self._calm = False
+            self._open[kind] = topic
             return Asked(kind)
         received = topic.answer(request, now) if request.nonce else Asked(kind)
         if request.subscribe or request.unsubscribe or isinstance(received, Rejected):
             topic.change(request)
-            self._calm = False
+            self._open[kind] = topic
             self.rejects = self.rejects or isinstance(received, Rejected)
         return received
 
     def notice(self, kind: Kind, name: str) -> None:
         """The cache has something new of that name."""
-        self._calm = False
-        self.topics[kind].notice(name)
+        topic = self._open[kind] = self.topics[kind]
+        topic.notice(name)
 
     def wake(self) -> None:
         """There may be something to say."""
@@ -86,33 +85,41 @@ class Conversation:
         """The stream is over: nothing is noticed any more."""
         for topic in self.topics.values():
             topic.close()
-        self.topics = {}
+        self.topics = self._open = {}
         # Whom these belong to has this conversation, and would stay with it until Python looks for cycles: for hours.
         self._wake, self._miss, self._caller = _nothing, _nothing, _nobody
 
     def respond(self, now: float) -> Response | None:
         """What the proxy is to be told next, if anything. To be asked again until it is None."""
-        self._calm = self._calm or not (self.waits or self._leaving())
-        if self._calm:
+        for topic in [*self._open.values()]:
+            if not (topic.waits or topic.leaving):
+                del self._open[topic.kind]
+        if not self._open:
             self.alarm = None
             return None
-        self._lose_patience(now)
+        if now >= self._patient_until:
+            self._lose_patience(now)
         response = self._tell(now) or self._take_away(now)
         self.alarm = None if response else self._next_alarm()
         return response
 
     def _lose_patience(self, now: float) -> None:
+        waiting = []
         for topic in self.topics.values():
-            if topic.flight and now >= topic.flight.since + PATIENCE_SECONDS:
+            if topic.flight and now < topic.flight.since + PATIENCE_SECONDS:
+                waiting.append(topic.flight.since + PATIENCE_SECONDS)
+            elif topic.flight:
                 topic.land()
                 self._miss(Unanswered(topic.kind))
+        self._patient_until = min(waiting, default=math.inf)
 
     def _tell(self, now: float) -> Response | None:
         for kind in _ORDER:
-            topic = self.topics.get(kind)
+            topic = self._open.get(kind)
             if topic is None or topic.flight or (kind in _NAMING and self._is_warming()):
                 continue
             if (response := topic.tell(now)) is not None:
+                self._patient_until = min(self._patient_until, now + PATIENCE_SECONDS)
                 if kind is Kind.CLUSTER:
                     self._warm({resource.name for resource in response.resources})
                 return response
@@ -124,8 +131,9 @@ class Conversation:
 
     def _warm(self, clusters: set[str]) -> None:
         """A changed cluster of Envoy's waits for its endpoints, of the same name, although the old one had them."""
-        if Kind.ENDPOINTS in self.topics:
-            self.topics[Kind.ENDPOINTS].repeat(clusters)
+        if (endpoints := self.topics.get(Kind.ENDPOINTS)) is not None:
+            endpoints.repeat(clusters)
+            self._open[Kind.ENDPOINTS] = endpoints
         else:
             self._warming |= clusters
 
@@ -138,12 +146,12 @@ class Conversation:
             self._settled_at = now
         for topic in self._leaving():
             if topic.flight is None and now >= self._removal(topic, self._settled_at):
+                self._patient_until = min(self._patient_until, now + PATIENCE_SECONDS)
                 return topic.take_away(now)
         return None
 
     def _leaving(self) -> list[Topic]:
-        topics = self.topics
-        return [topics[kind] for kind in _NAMED if kind in topics and topics[kind].leaving]
+        return [topic for kind in _NAMED if (topic := self._open.get(kind)) and topic.leaving]
 
     def _removal(self, topic: Topic, settled_at: float) -> float:
         return max(settled_at, topic.left_at) + REMOVAL_SECONDS
