@@ -29,8 +29,8 @@ from controlplane.xds.transport import Limits
 
 STUCK_SECONDS = 30.0  # without a turn of the loop, after which the process is better restarted
 FILES = 20_000  # open at a time, of which each proxy takes one
-# Python's defaults look at all that thousands of streams hold several times a push: a quarter of the CPU. While 5,000 are
-# told, some 100,000 objects more are there, which is no reason to look at them either.
+# Python's defaults look at all that thousands of streams hold several times a push: a quarter of the CPU. While 5,000
+# are told, some 100,000 objects more are there, which is no reason to look at them either.
 COLLECTIONS = (250_000, 20, 20)
 
 Make = Callable[[Snapshot | None], tuple[Snapshot, Callers]]  # the former snapshot -> the next, and who is who in it

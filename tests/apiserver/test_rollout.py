@@ -98,7 +98,10 @@ class Creations:
 
 @contextmanager
 def creating_pods(kubernetes: Cluster, namespace: str, tries: int = 1) -> Iterator[Creations]:
-    """Creates pods, CLIENTS at a time, each tried so often at most: PODS, or more until the block has ended."""
+    """Creates pods, CLIENTS at a time, each tried so often at most: PODS, or more until the block has ended.
+
+    Between two tries passes what a controller's queue takes (client-go, DefaultTypedControllerRateLimiter).
+    """
     one, made, over = generated(pod(labels={"app": "cart"}), "cart-"), Creations(), threading.Event()
 
     def create(creator: Creator) -> None:
@@ -106,6 +109,7 @@ def creating_pods(kubernetes: Cluster, namespace: str, tries: int = 1) -> Iterat
             attempts: list[Attempt] = []
             made.of_pods.append(attempts)
             while len(attempts) < tries and not (attempts and attempts[-1].status == 201):
+                time.sleep(0.005 * 2 ** (len(attempts) - 1) if attempts else 0)
                 began = time.monotonic()
                 attempts.append(Attempt(creator.create(one), began, time.monotonic()))
 

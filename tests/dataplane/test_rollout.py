@@ -4,6 +4,7 @@ which replicas there are; pods come and go as a Deployment, the kubelet and Endp
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,9 @@ def plane(node: Lab, tmp_path: Path) -> Iterator[ControlPlane]:
         yield made
 
 
+_NUMBERS = count()  # each pod has a name of its own: three streams are the most that the control plane gives one
+
+
 class Deployment:
     """`orders`: its pods, and its endpoints as the control plane hears of them.
 
@@ -49,7 +53,7 @@ class Deployment:
     def create(self) -> None:
         """One more, which is an endpoint as soon as it is ready."""
         app = application("lifecycle_app.py", "web", "8080", readinessProbe=asks(8080), **self._hook)
-        pod = self._node.pod(manifest("orders", app), settings=self._plane.settings)
+        pod = self._node.pod(manifest(f"orders-{next(_NUMBERS)}", app), settings=self._plane.settings)
         self.pods.append(pod)
         self._say(pod, endpoint(pod.address["ipv4"]))
 
@@ -141,6 +145,8 @@ def rolled_out(node: Lab, plane: ControlPlane, rollout: Rollout, *, sleep: int) 
     with load.running(connections=10, rate=200):
         rollout(orders)
         orders.settle()
+    for pod in (web, *orders.pods):  # there may be another round
+        pod.kubelet.kill()
     return load
 
 

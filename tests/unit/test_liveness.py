@@ -86,8 +86,9 @@ def test_a_thread_that_dies_is_not_healthy(broken: str, monkeypatch: pytest.Monk
     changes = threading.Event()
 
     def told(asked: Asked) -> Iterator[object]:
-        (changes if asked.path == SERVICES else faulty.over).wait()
-        yield event("ADDED", "6", service("bad", annotations={"retries": "x"}))
+        if asked.path == SERVICES:
+            changes.wait()
+            yield event("ADDED", "6", service("bad", annotations={"retries": "x"}))
         yield from faulty.quiet()
 
     faulty = Faulty(lambda _: page([]), told)
