@@ -85,7 +85,7 @@ class Conversation:
         """The stream is over: nothing is noticed any more."""
         for topic in self.topics.values():
             topic.close()
-        self.topics = self._open = {}
+        self.topics, self._open = {}, {}
         # Whom these belong to has this conversation, and would stay with it until Python looks for cycles: for hours.
         self._wake, self._miss, self._caller = _nothing, _nothing, _nobody
 
