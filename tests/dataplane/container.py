@@ -39,6 +39,14 @@ class Sandbox:
     ipv6: bool = True
 
 
+def entered(pid: int) -> bool:
+    """Whether the process is in the container's root file system; until then nothing can be executed beside it."""
+    try:
+        return not Path(f"/proc/{pid}/root").samefile("/")
+    except FileNotFoundError:  # it has ended
+        return True
+
+
 def environment(container: Document, sandbox: Sandbox) -> dict[str, str]:
     """The variables of a container, each of which may refer to those before it."""
     made: dict[str, str] = {}

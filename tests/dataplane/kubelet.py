@@ -21,7 +21,7 @@ from typing import Any
 
 from tests.apiserver.processes import NotReadyError, dying_with_parent, eventually, tail
 from tests.dataplane import health
-from tests.dataplane.container import Sandbox, command_line
+from tests.dataplane.container import Sandbox, command_line, entered
 from tests.dataplane.netns import NetNs
 
 Document = Mapping[str, Any]
@@ -92,6 +92,7 @@ class Container:
 
     def _supervise(self) -> None:
         while (process := self._run()) is not None:
+            eventually(lambda: entered(process.pid), f"{self.name} is a container")
             self.tell(self.name, "started")
             self._started.set()
             self.exits.append(process.wait())
