@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from pydantic.alias_generators import to_camel
 
 from controlplane import access_log, bounds, choices
-from controlplane.xds import policies
+from controlplane.xds import annotations as of_services
 from controlplane.xds.values import show_duration
 from tests.dataplane.limits import LIMITS
 from tests.monitoring.rules import LABELS, alerts
@@ -122,14 +122,14 @@ def service_annotations() -> str:
     """Every annotation of a Service; each example is one that Envoy takes, as the golden tests show."""
     rows = [
         (f"`{row.name}`", row.values, _shown(row), f"`{row.example}`", row.help)
-        for row in sorted(policies.TABLE, key=attrgetter("name"))
+        for row in sorted(of_services.TABLE, key=attrgetter("name"))
     ]
     return table(("annotation", "values", "default", "example", "what it does"), rows)
 
 
-def _shown(row: policies.Annotation) -> str:
+def _shown(row: of_services.Annotation) -> str:
     """Its default, as an author would write it."""
-    default = policies.default_of(row)
+    default = of_services.default_of(row)
     if row.values.startswith("a time"):
         return f"`{show_duration(int(str(default)))}`" if default else "none"
     match default:

@@ -4,7 +4,7 @@ from controlplane.clusters import BUFFER_BYTES, http_options
 from controlplane.extensions import Json, extension
 from controlplane.headers import UNPROCESSED
 from controlplane.xds.mesh import Service
-from controlplane.xds.policies import Policy
+from controlplane.xds.policy import Policy
 from controlplane.xds.values import Balancing
 
 
@@ -94,7 +94,7 @@ def _ejection(policy: Policy) -> Json:
         "consecutive_gateway_failure": max(policy.eject_after, 1),
         "enforcing_consecutive_gateway_failure": on,
         "split_external_local_origin_errors": True,
-        "consecutive_local_origin_failure": max(min(policy.eject_after, 3), 1),
+        "consecutive_local_origin_failure": max(policy.eject_after_connections, 1),
         "enforcing_consecutive_local_origin_failure": on,
         "enforcing_consecutive_5xx": 0,
         "enforcing_success_rate": 0,

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from controlplane.clusters import PASSTHROUGH
 from controlplane.xds.mesh import Key, Mesh, Port, Service
-from controlplane.xds.policies import DEFAULT
+from controlplane.xds.policy import DEFAULT
 
 INFO = "envoy_sidecar_controlplane_service_info"
 ADDRESS = "envoy_endpoint_address"  # the label by which Envoy calls an address: what is said of it is joined on that

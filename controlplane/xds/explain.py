@@ -1,19 +1,17 @@
-"""In words: where a request from a pod to a host would go, under which policy, and why. Says what `translate` does."""
+"""In words: where a request from a pod to a host would go, on which terms, and why. Says what `translate` does."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit
 
-from controlplane.xds import destinations, endpoints, routes, scope
-from controlplane.xds.clusters import balancing
+from controlplane.xds import destinations, endpoints, routes, scope, terms
+from controlplane.xds.annotations import PREFIX
 from controlplane.xds.destinations import Called
 from controlplane.xds.mesh import Endpoint, Key, Mesh, Port, Problem, Service
-from controlplane.xds.policies import PREFIX, Policy, changed
 from controlplane.xds.redirection import Redirection, Seen, Unseen
 from controlplane.xds.snapshot import Caller, Kind
 from controlplane.xds.translate import Choices
 from controlplane.xds.translated import Translated
-from controlplane.xds.values import show_duration
 
 UPSTREAMS = f"{PREFIX}upstreams"
 MAX_SHOWN = 8  # endpoints
@@ -215,7 +213,7 @@ def _in_view(snapshot: Translated, by: Caller, service: Service, port: Port, met
     place = scope.place(service.locality, by.zone, by.node)
     ranks = endpoints.ranked(service.locality, place, snapshot.mesh.endpoints_of(service, port))
     yield from _endpoints(service, ranks)
-    yield from _policy(service, port, method)
+    yield from terms.of(service, port, method)
 
 
 def _endpoints(service: Service, ranks: Sequence[Sequence[Endpoint]]) -> Iterator[str]:
@@ -232,102 +230,6 @@ def _endpoints(service: Service, ranks: Sequence[Sequence[Endpoint]]) -> Iterato
         more = f" and {len(group) - MAX_SHOWN} more" if len(group) > MAX_SHOWN else ""
         last = "" if group[0].ready else "; all are terminating, and the last resort"
         yield f"{'Endpoints: ' + reasons[service.locality] if not rank else 'Else: '}{shown}{more}{last}."
-
-
-def _policy(service: Service, port: Port, method: str) -> Iterator[str]:
-    policy, tcp = service.policy, port.protocol == "tcp"
-    if tcp:
-        yield "TCP: a connection goes to one of them and stays there; no request is seen, and none repeated."
-    else:
-        yield _retries(policy, method)
-        yield f"Timeout: {show_duration(policy.timeout) if policy.timeout else 'none'}."
-    yield f"Balancing: {_balancing(service, tcp=tcp)}."
-    yield f"Connections: {', '.join(_connections(policy, tcp=tcp))}."
-    in_flight = "" if tcp else f"{policy.max_requests} requests in flight, "
-    yield (
-        f"Limits of this caller: {policy.max_connections} connections, {in_flight}"
-        f"{policy.max_pending_requests} waiting."
-    )
-    yield _ejection(policy, tcp=tcp)
-    if policy.health_check:
-        yield f"Health: each is asked every {show_duration(policy.health_check_interval)}, {_health_check(policy)}"
-    yield from _annotations(policy, port)
-
-
-def _retries(policy: Policy, method: str) -> str:
-    one = f" One attempt may take {show_duration(policy.retry_timeout)}." if policy.retry_timeout else ""
-    if method == "CONNECT" or not policy.retries:
-        return "It is never sent again."
-    if not policy.repeats:
-        return f"It is never sent again, for the budget allows no retry.{one}"
-    often = f"up to {policy.retries} times, to another endpoint, {_budget(policy)}.{one}"
-    if method in routes.IDEMPOTENT or policy.retry_methods == "all":
-        return f"{method} may be repeated: it is sent again on {', '.join(policy.conditions)}, {often}"
-    return f"{method} may not be repeated: it is sent again only where nobody had begun it, {often}"
-
-
-def _budget(policy: Policy) -> str:
-    if not policy.retry_budget:
-        return f"with at most {policy.retry_minimum} retries at once"
-    of = f"all requests of the last {show_duration(policy.retry_interval)}" if policy.retry_interval else ""
-    least = f" (or {policy.retry_minimum} at once)" if policy.retry_minimum else ""
-    return f"as long as retries are below {policy.retry_budget} % of {of or 'the requests in flight'}{least}"
-
-
-def _balancing(service: Service, *, tcp: bool) -> str:
-    policy, kind = service.policy, balancing(service)
-    if policy.balancing is None and service.sticky:
-        return "consistent-hash on the caller's address, since the Service's sessionAffinity is ClientIP"
-    on, name = ("source-ip", "") if tcp else policy.hash_on
-    match kind:
-        case "consistent-hash":
-            return f"{kind} on {on} {name}".rstrip()
-        case "latency":
-            return "round-robin, for TCP shows no answer that could be timed" if tcp else kind
-        case _:
-            warm_up = f"; a new endpoint gets less than its share for {show_duration(policy.warm_up)}"
-            return f"{kind}{warm_up if policy.warm_up else ''}"
-
-
-def _connections(policy: Policy, *, tcp: bool) -> Iterator[str]:
-    yield f"one that does not come about within {show_duration(policy.connect_timeout)} has failed"
-    if not tcp and policy.idle_timeout:
-        yield f"an unused one is closed after {show_duration(policy.idle_timeout)}"
-    if policy.tcp_keepalive:
-        seconds = show_duration(policy.tcp_keepalive // 1000 * 1000)  # which is all that Linux counts
-        yield f"after {seconds} of silence TCP asks whether the endpoint is there"
-
-
-def _ejection(policy: Policy, *, tcp: bool) -> str:
-    if not policy.eject_after or not policy.eject_percent:
-        return "An endpoint that fails is not left alone."
-    connections = f"{min(policy.eject_after, 3)} connections in a row"
-    answers = f"answers {policy.eject_after} times in a row 502, 503 or 504, or refuses or breaks off {connections},"
-    failing = f"refuses {connections}" if tcp else answers
-    return (
-        f"An endpoint that {failing} is left alone for {show_duration(policy.eject_for)}, longer each time; "
-        f"never more than {policy.eject_percent} % of them."
-    )
-
-
-def _health_check(policy: Policy) -> str:
-    match policy.health_check:
-        case "tcp":
-            return "whether a connection comes about. Beside a sidecar, which accepts all, that never fails."
-        case "grpc":
-            return "by gRPC's health protocol."
-        case path:
-            return f"by GET {path}."
-
-
-def _annotations(policy: Policy, port: Port) -> Iterator[str]:
-    """Which of them decided, and which had done so at another port."""
-    said = list(changed(policy))
-    if said:
-        yield "Annotations of the Service say so, and defaults the rest:"
-    for row, text in said:
-        why = row.in_vain(policy) if port.protocol == "tcp" else ""
-        yield f'  {row.key}: "{text}"{f"  # does nothing at port {port.number}, TCP: {why}" if why else ""}'
 
 
 def _complaints(service: Service) -> list[str]:

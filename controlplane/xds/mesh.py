@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeVar
 
-from controlplane.xds.policies import DEFAULT, Policy
+from controlplane.xds.policy import DEFAULT, Policy
 
 Protocol = Literal["auto", "http", "grpc", "tcp"]
 # Among which endpoints a caller's requests are spread: all; first those of its zone, or node; only those of its node.

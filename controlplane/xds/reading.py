@@ -11,9 +11,10 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from controlplane.ports import PORTS
-from controlplane.xds import addresses, objects, policies
+from controlplane.xds import addresses, annotations, objects
+from controlplane.xds.annotations import MAX_SHOWN, PREFIX
 from controlplane.xds.mesh import Batch, Endpoint, Key, Locality, Port, Problem, Protocol, Service, Workload
-from controlplane.xds.policies import MAX_SHOWN, PREFIX, Policy
+from controlplane.xds.policy import Policy
 
 MAX_PORT = 65535
 MAX_PORTS = 128  # of a Service: each is a cluster in every caller's Envoy
@@ -67,12 +68,12 @@ def service(raw: Any) -> Service | Problem:
     key, spec = Key(found.metadata.namespace, found.metadata.name), found.spec
     if not _LABEL.fullmatch(key.name) or not _LABEL.fullmatch(key.namespace):
         return _problem("Service", found.metadata, "its name is no DNS label")
-    policy, problems = policies.read(found.metadata.annotations or {})
+    policy, problems = annotations.read(found.metadata.annotations or {})
     form = _form(spec)
     addresses, refused = _cluster_ips(spec)
     ports, left_out = _ports(spec.ports or [], policy)
     # A port of TCP beside others takes what it can of annotations that are for those.
-    in_vain = policies.in_vain(policy) if ports and all(port.protocol == "tcp" for port in ports) else ()
+    in_vain = annotations.in_vain(policy) if ports and all(port.protocol == "tcp" for port in ports) else ()
     missing = [_NO_CLUSTER_IP] if form == "balanced" and not addresses and not refused else []
     messages = (*unquoted.values(), *problems, *in_vain, *missing, *refused, *left_out)
     return Service(

@@ -14,7 +14,7 @@ import msgspec
 
 from controlplane.ports import PORTS
 from controlplane.xds import objects
-from controlplane.xds.policies import PREFIX
+from controlplane.xds.annotations import PREFIX
 
 LABEL = f"{PREFIX}inject"
 _SIDECAR, _INIT = "envoy-sidecar", "envoy-sidecar-init"

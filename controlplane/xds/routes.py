@@ -13,7 +13,7 @@ from controlplane.headers import ASKS_LOAD, LOAD_REPORT, UNPROCESSED
 from controlplane.xds import scope
 from controlplane.xds.clusters import balancing, seconds
 from controlplane.xds.mesh import Service
-from controlplane.xds.policies import Policy
+from controlplane.xds.policy import Policy
 
 # Of a body, kept until the answer begins, so that it can be sent again; Envoy's default is a connection's, 64 KiB.
 # A thousand requests of this size that wait for an answer are 250 MiB: the room that a sidecar has by default.

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from controlplane.offline import caller, load
+from controlplane.xds.annotations import TABLE
 from controlplane.xds.mesh import Key
-from controlplane.xds.policies import TABLE
 from controlplane.xds.scope import Scope
 from controlplane.xds.translate import Choices
 from controlplane.xds.translated import Translated

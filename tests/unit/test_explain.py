@@ -12,9 +12,9 @@ import yaml
 
 from controlplane.__main__ import main
 from controlplane.xds import clusters, explain, redirection
+from controlplane.xds.annotations import TABLE, Annotation
 from controlplane.xds.destinations import Called
 from controlplane.xds.mesh import Key
-from controlplane.xds.policies import TABLE, Annotation
 from controlplane.xds.scope import Scope
 from controlplane.xds.snapshot import Caller, Kind
 from controlplane.xds.translate import Choices

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from controlplane.extensions import Json
 from controlplane.xds import explain, messages, reading
+from controlplane.xds.annotations import TABLE
 from controlplane.xds.mesh import MOST_PLACES, Service
-from controlplane.xds.policies import TABLE
 from controlplane.xds.reading import MAX_PROBLEMS
 from controlplane.xds.scope import Scope
 from controlplane.xds.snapshot import Kind

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from controlplane.extensions import Json
 from controlplane.xds import reading
 from controlplane.xds.mesh import Problem, Service, Workload
-from controlplane.xds.policies import Policy
+from controlplane.xds.policy import Policy
 from controlplane.xds.world import WHAT, What, World
 from tests import cluster
 from tests.cluster import addresses, endpoint, endpoints_of, mesh, service, slice_of, terminating

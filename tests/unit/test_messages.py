@@ -9,8 +9,8 @@ from google.protobuf import json_format
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from controlplane.extensions import Json
+from controlplane.xds.annotations import TABLE
 from controlplane.xds.messages import MESSAGES, InvalidResource, encode
-from controlplane.xds.policies import TABLE
 from controlplane.xds.scope import Scope
 from controlplane.xds.snapshot import Kind
 from controlplane.xds.translate import Choices

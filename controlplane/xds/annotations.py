@@ -1,6 +1,6 @@
-"""How a Service wants to be called: its annotations, as one table: key, parser, values, help. Defaults are `Policy`'s.
+"""The annotations of a Service, as one table: key, parser, values, help. Defaults are those of `Policy`.
 
-A bad one is told of, and the rest applies. The defaults never repeat what may not be repeated.
+A bad one is told of, and the rest applies.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -9,60 +9,12 @@ from difflib import get_close_matches
 from typing import Any
 
 from controlplane.xds import values
-from controlplane.xds.values import Balancing, HashOn, PortProtocol, RetryMethods
+from controlplane.xds.policy import DEFAULT, Policy
+from controlplane.xds.values import Balancing, RetryMethods
 
 PREFIX = "envoy-sidecar.io/"
 MAX_SHOWN = 80  # characters of a value, in a message
 MAX_UNKNOWN = 10  # annotations of our prefix for which the nearest is looked for, which takes 0.4 ms each
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """Times are milliseconds; 0 of a time is none, 0 of a count is never."""
-
-    retries: int = 2
-    retry_on: tuple[str, ...] = ("gateway-error", "reset", "connect-failure", "refused-stream")
-    retry_methods: RetryMethods = "idempotent"
-    retry_timeout: int = 0
-    retry_budget: int = 20  # percent of the requests in flight; with an interval, of all that were in that time
-    retry_interval: int = 0
-    # Retries at once that the budget allows in any case. Where no replica works, five callers at once then send 1.8
-    # requests for each of theirs; with 4 here it was 2.4, with 5 the full 3.
-    retry_minimum: int = 3
-    timeout: int = 0
-    connect_timeout: int = 1000
-    idle_timeout: int = 55_000  # below the minute after which many servers close
-    tcp_keepalive: int = 60_000
-    max_connections: int = 1024
-    max_pending_requests: int = 1024
-    max_requests: int = 4096
-    eject_after: int = 5
-    eject_for: int = 10_000
-    eject_percent: int = 50
-    balancing: Balancing | None = None  # None: least-request, or as the Service's session affinity asks
-    hash_on: HashOn = ("source-ip", "")
-    warm_up: int = 0
-    health_check: str = ""  # `tcp`, `grpc`, or a path
-    health_check_interval: int = 5000
-    protocols: tuple[tuple[int, PortProtocol], ...] = ()  # by port; 0 is every other port
-
-    @property
-    def conditions(self) -> tuple[str, ...]:
-        """When a request is sent again that may be repeated.
-
-        gRPC says in a header of its own, of an answer 200, that a replica cannot serve, or gives up a call because it
-        ends. All its calls are POSTs, so that counts only where those may be repeated, and the author chose nothing.
-        """
-        of_grpc = self.retry_methods == "all" and self.retry_on == DEFAULT.retry_on
-        return (*self.retry_on, "unavailable", "cancelled") if of_grpc else self.retry_on
-
-    @property
-    def repeats(self) -> bool:
-        """Whether anything is ever sent again: a budget of nothing allows nothing."""
-        return bool(self.retries and (self.retry_budget or self.retry_minimum))
-
-
-DEFAULT = Policy()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,33 +7,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controlplane.xds import policies
-from controlplane.xds.policies import DEFAULT, PREFIX, TABLE, Annotation, Policy
+from controlplane.xds import annotations
+from controlplane.xds.annotations import PREFIX, TABLE, Annotation
+from controlplane.xds.policy import DEFAULT, Policy
 from controlplane.xds.values import show_duration
 
 GUIDE = Path(__file__).parents[2] / "docs/traffic.md"
 
 
-def read(**annotations: str) -> tuple[Policy, tuple[str, ...]]:
-    return policies.read({PREFIX + name.replace("_", "-"): text for name, text in annotations.items()})
+def read(**texts: str) -> tuple[Policy, tuple[str, ...]]:
+    return annotations.read({PREFIX + name.replace("_", "-"): text for name, text in texts.items()})
 
 
 @pytest.mark.parametrize("row", TABLE, ids=[row.name for row in TABLE])
 def test_the_example_of_every_annotation_changes_the_policy(row: Annotation) -> None:
-    policy, _ = policies.read({row.key: row.example})
+    policy, _ = annotations.read({row.key: row.example})
     assert getattr(policy, row.field) != getattr(DEFAULT, row.field)
 
 
 @pytest.mark.parametrize("row", TABLE, ids=[row.name for row in TABLE])
 def test_what_differs_from_the_defaults_is_shown_as_its_author_would_write_it(row: Annotation) -> None:
-    policy, _ = policies.read({row.key: row.example})
-    ((found, text),) = policies.changed(policy)
+    policy, _ = annotations.read({row.key: row.example})
+    ((found, text),) = annotations.changed(policy)
     assert found is row
     assert row.parse(text) == row.parse(row.example)
 
 
 def test_the_defaults_are_not_what_an_annotation_says() -> None:
-    assert list(policies.changed(DEFAULT)) == []
+    assert list(annotations.changed(DEFAULT)) == []
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,7 @@ def test_the_defaults_are_not_what_an_annotation_says() -> None:
     ],
 )
 def test_a_value_is_read_back_as_it_is_shown(name: str, text: str) -> None:
-    row = policies.BY_KEY[PREFIX + name]
+    row = annotations.BY_KEY[PREFIX + name]
     assert row.parse(row.show(row.parse(text))) == row.parse(text)
 
 
@@ -57,8 +58,8 @@ def test_what_the_guide_says_to_kubectl_annotate_is_taken() -> None:
     assert said
     for line in said:
         words = [word.partition("=") for word in line.split() if not word.startswith("--")]
-        assert {key.removesuffix("" if sign else "-") for key, sign, _ in words} - set(policies.BY_KEY) == set()
-        assert policies.read({key: text for key, sign, text in words if sign})[1] == ()
+        assert {key.removesuffix("" if sign else "-") for key, sign, _ in words} - set(annotations.BY_KEY) == set()
+        assert annotations.read({key: text for key, sign, text in words if sign})[1] == ()
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_what_the_guide_says_to_kubectl_annotate_is_taken() -> None:
     ],
 )
 def test_values_as_authors_write_them(name: str, text: str, field: str, value: object) -> None:
-    policy, _ = policies.read({PREFIX + name: text})
+    policy, _ = annotations.read({PREFIX + name: text})
     assert getattr(policy, field) == value
 
 
@@ -113,7 +114,7 @@ def test_values_as_authors_write_them(name: str, text: str, field: str, value: o
     ],
 )
 def test_a_bad_value_is_told_with_what_is_allowed_and_the_rest_applies(name: str, text: str) -> None:
-    policy, problems = policies.read({PREFIX + name: text, PREFIX + "retry-timeout": "1s"})
+    policy, problems = annotations.read({PREFIX + name: text, PREFIX + "retry-timeout": "1s"})
     assert policy == Policy(retry_timeout=1000)
     (problem,) = problems
     assert problem.startswith(f"{PREFIX}{name}: {text!r}: use ")
@@ -126,7 +127,7 @@ def test_an_unknown_annotation_of_ours_is_told_with_the_nearest() -> None:
 
 
 def test_annotations_of_others_are_nobodys_business_here() -> None:
-    assert policies.read({"example.com/retries": "x", "retries": "y"}) == (DEFAULT, ())
+    assert annotations.read({"example.com/retries": "x", "retries": "y"}) == (DEFAULT, ())
 
 
 def test_consistent_hash_without_a_word_on_what_is_told() -> None:
@@ -138,8 +139,8 @@ def test_a_hash_that_nothing_uses_is_told() -> None:
 
 
 @given(st.dictionaries(st.sampled_from([row.key for row in TABLE]), st.text(max_size=300)))
-def test_no_value_whatever_raises_and_no_message_is_long(annotations: dict[str, str]) -> None:
-    _, problems = policies.read(annotations)
+def test_no_value_whatever_raises_and_no_message_is_long(texts: dict[str, str]) -> None:
+    _, problems = annotations.read(texts)
     assert all(len(problem) < 1200 for problem in problems)
 
 
