@@ -3,7 +3,7 @@
 A bad one is told of, and the rest applies.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
@@ -58,13 +58,19 @@ def read(annotations: Mapping[str, str]) -> tuple[Policy, tuple[str, ...]]:
     if unknown > MAX_UNKNOWN:
         problems.append(f"{unknown - MAX_UNKNOWN} more are no annotations of a Service")
     policy = replace(DEFAULT, **chosen)
+    return policy, (*problems, *_apart(policy, chosen))
+
+
+def _apart(policy: Policy, chosen: Collection[str]) -> Iterator[str]:
+    """What needs another annotation, and stands without it."""
     if policy.balancing == "consistent-hash" and "hash_on" not in chosen:
-        problems.append(
-            f"{PREFIX}load-balancing: consistent-hash needs {PREFIX}hash-on; until then the caller is hashed"
-        )
+        yield f"{PREFIX}load-balancing: consistent-hash needs {PREFIX}hash-on; until then the caller is hashed"
     elif "hash_on" in chosen and policy.balancing != "consistent-hash":
-        problems.append(f"{PREFIX}hash-on does nothing without {PREFIX}load-balancing: consistent-hash")
-    return policy, tuple(problems)
+        yield f"{PREFIX}hash-on does nothing without {PREFIX}load-balancing: consistent-hash"
+    if policy.warm_up and policy.balancing in ("latency", "consistent-hash"):
+        yield f"{PREFIX}warm-up does nothing with {PREFIX}load-balancing: {policy.balancing}"
+    if "health_check_interval" in chosen and not policy.health_check:
+        yield f"{PREFIX}health-check-interval does nothing without {PREFIX}health-check"
 
 
 def changed(policy: Policy) -> Iterator[tuple[Annotation, str]]:
@@ -75,7 +81,12 @@ def changed(policy: Policy) -> Iterator[tuple[Annotation, str]]:
             yield row, row.show(value)
 
 
-def in_vain(policy: Policy) -> tuple[str, ...]:
+def in_vain(policy: Policy, why: str) -> tuple[str, ...]:
+    """What is wrong with the annotations of a Service none of which does anything, a sentence each."""
+    return tuple(f"{row.key}: {_shown(text)} does nothing: {why}" for row, text in changed(policy))
+
+
+def in_vain_over_tcp(policy: Policy) -> tuple[str, ...]:
     """What is wrong with the annotations of a Service all of whose ports carry TCP, a sentence each."""
     return tuple(
         f"{row.key}: {_shown(text)} does nothing where every port carries TCP: {why}"

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, TypeVar
 from controlplane.xds.policy import DEFAULT, Policy
 
 Protocol = Literal["auto", "http", "grpc", "tcp"]
+Form = Literal["balanced", "headless", "external"]
 # Among which endpoints a caller's requests are spread: all; first those of its zone, or node; only those of its node.
 Locality = Literal["any", "zone", "node", "node-only"]
 
@@ -49,7 +50,7 @@ class Service:
     """
 
     key: Key
-    form: Literal["balanced", "headless", "external"] = "balanced"
+    form: Form = "balanced"
     addresses: tuple[str, ...] = ()
     families: tuple[str, ...] = ("IPv4",)
     ports: tuple[Port, ...] = ()

@@ -6,14 +6,14 @@ The sources of the rules are kube-proxy and the API reference of Service and End
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from controlplane.ports import PORTS
 from controlplane.xds import addresses, annotations, objects
 from controlplane.xds.annotations import MAX_SHOWN, PREFIX
-from controlplane.xds.mesh import Batch, Endpoint, Key, Locality, Port, Problem, Protocol, Service, Workload
+from controlplane.xds.mesh import Batch, Endpoint, Form, Key, Locality, Port, Problem, Protocol, Service, Workload
 from controlplane.xds.policy import Policy
 
 MAX_PORT = 65535
@@ -72,10 +72,8 @@ def service(raw: Any) -> Service | Problem:
     form = _form(spec)
     addresses, refused = _cluster_ips(spec)
     ports, left_out = _ports(spec.ports or [], policy)
-    # A port of TCP beside others takes what it can of annotations that are for those.
-    in_vain = annotations.in_vain(policy) if ports and all(port.protocol == "tcp" for port in ports) else ()
     missing = [_NO_CLUSTER_IP] if form == "balanced" and not addresses and not refused else []
-    messages = (*unquoted.values(), *problems, *in_vain, *missing, *refused, *left_out)
+    messages = (*unquoted.values(), *problems, *_in_vain(policy, form, ports), *missing, *refused, *left_out)
     return Service(
         key=key,
         form=form,
@@ -90,7 +88,19 @@ def service(raw: Any) -> Service | Problem:
     )
 
 
-def _form(spec: objects.ServiceSpec) -> Literal["balanced", "headless", "external"]:
+def _in_vain(policy: Policy, form: Form, ports: tuple[Port, ...]) -> tuple[str, ...]:
+    match form:
+        case "external":
+            return annotations.in_vain(policy, "an ExternalName Service passes through to the address that was dialled")
+        case "headless":
+            return annotations.in_vain(policy, "a headless Service passes through to the pod that was dialled")
+        case "balanced":
+            # A port of TCP beside others takes what it can of annotations that are for those.
+            only_tcp = ports and all(port.protocol == "tcp" for port in ports)
+            return annotations.in_vain_over_tcp(policy) if only_tcp else ()
+
+
+def _form(spec: objects.ServiceSpec) -> Form:
     if spec.type == "ExternalName":
         return "external"
     return "headless" if "None" in (spec.cluster_ip, *(spec.cluster_ips or ())) else "balanced"

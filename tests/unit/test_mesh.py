@@ -188,6 +188,12 @@ def test_what_does_nothing_over_tcp_is_told_where_no_port_carries_anything_else(
     assert told(service(ports=[DATABASE, 80], annotations={name: text})) == []
 
 
+@pytest.mark.parametrize("spec", [{"clusterIP": "None"}, {"type": "ExternalName", "clusterIP": None}])
+def test_what_does_nothing_at_a_service_that_passes_through_is_told(spec: Json) -> None:
+    (problem,) = told(service(annotations={"connect-timeout": "2s"}, **spec))
+    assert problem.startswith("envoy-sidecar.io/connect-timeout: '2s' does nothing: ")
+
+
 @pytest.mark.parametrize(("hash_on", "count"), [("header:x-user", 1), ("cookie:id", 1), ("source-ip", 0)])
 def test_who_wants_tcp_to_be_hashed_on_what_it_does_not_have_is_told(hash_on: str, count: int) -> None:
     asks = {"load-balancing": "consistent-hash", "hash-on": hash_on}

@@ -134,8 +134,32 @@ def test_consistent_hash_without_a_word_on_what_is_told() -> None:
     assert "needs envoy-sidecar.io/hash-on" in read(load_balancing="consistent-hash")[1][0]
 
 
-def test_a_hash_that_nothing_uses_is_told() -> None:
-    assert "does nothing" in read(hash_on="source-ip")[1][0]
+@pytest.mark.parametrize(
+    "texts",
+    [
+        {"hash_on": "source-ip"},
+        {"warm_up": "30s", "load_balancing": "latency"},
+        {"warm_up": "30s", "load_balancing": "consistent-hash", "hash_on": "source-ip"},
+        {"health_check_interval": "5s"},
+    ],
+    ids=" ".join,
+)
+def test_what_does_nothing_for_want_of_another_annotation_is_told(texts: dict[str, str]) -> None:
+    (problem,) = read(**texts)[1]
+    assert problem.startswith(f"{PREFIX}{next(iter(texts)).replace('_', '-')} does nothing with")
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        {"warm_up": "30s"},
+        {"warm_up": "30s", "load_balancing": "round-robin"},
+        {"health_check_interval": "5s", "health_check": "tcp"},
+    ],
+    ids=" ".join,
+)
+def test_what_does_something_is_not_told(texts: dict[str, str]) -> None:
+    assert read(**texts)[1] == ()
 
 
 @given(st.dictionaries(st.sampled_from([row.key for row in TABLE]), st.text(max_size=300)))
