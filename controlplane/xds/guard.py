@@ -4,6 +4,9 @@ An API server that was restored from nothing, or a selector gone wrong, looks li
 It may come as a list or as thousands of deletions, so what counts is what was told some seconds ago. What is added or
 changed is told all the same, and so is what goes from a namespace that lost no more than half of its own: whoever makes
 many Services and deletes them holds up nobody else.
+
+Pods come and go by themselves, a hundred at once when a Job ends. Only when none is left, or no node, are those that
+there were remembered: that costs nobody anything, and needs nobody's word.
 """
 
 from collections import Counter, defaultdict
@@ -14,7 +17,6 @@ from controlplane.xds.mesh import Batch, Endpoint, Key, Mesh, Service
 
 FEW = 10  # of which any number may go
 SECONDS = 2.0  # what goes within these goes at once
-_NODES = ""  # in the place of a namespace
 
 
 @dataclass(slots=True)
@@ -35,10 +37,11 @@ class Guard:
         """The operator's word: what is held back now may go."""
         self._released = bool(self.holding)
 
-    def passes(self, mesh: Mesh, now: float = 0.0) -> Mesh:
+    def passes(self, mesh: Mesh, now: float) -> Mesh:
         """What may be told of it, at this moment of any monotonic clock, in seconds."""
         former, held, holding = self._former(now), frozenset[str](), ""
         if former is not None and not self._released:
+            mesh = _with_callers(former, mesh)
             held, holding = self._missing(former, mesh)
         if held and former is not None:
             self.refusals += not self.holding
@@ -82,8 +85,7 @@ def _is_too_much(was: int, now: int) -> bool:
     return was > FEW and now * 2 < was
 
 
-# What is counted: in all, which is quick, and of each namespace. Without pods and nodes, callers are others: they see
-# other Services, and other zones are near.
+# What is counted: in all, which is quick, and of each namespace.
 _KINDS: tuple[tuple[str, Callable[[Mesh], int], Callable[[Mesh], Mapping[str, int]]], ...] = (
     (
         "Services",
@@ -95,9 +97,14 @@ _KINDS: tuple[tuple[str, Callable[[Mesh], int], Callable[[Mesh], Mapping[str, in
         lambda mesh: len(mesh.endpoints),
         lambda mesh: Counter(key.namespace for key in mesh.endpoints),
     ),
-    ("pods", lambda mesh: len(mesh.workloads), lambda mesh: Counter(key.namespace for key in mesh.workloads)),
-    ("nodes", lambda mesh: len(mesh.zones), lambda mesh: {_NODES: len(mesh.zones)}),
 )
+
+
+def _with_callers(former: Mesh, mesh: Mesh) -> Mesh:
+    """An empty list of pods would show all proxies other Services than they declare; one of nodes, what is not near."""
+    if (mesh.workloads or not former.workloads) and (mesh.zones or not former.zones):
+        return mesh
+    return replace(mesh, workloads=mesh.workloads or former.workloads, zones=mesh.zones or former.zones)
 
 
 def _without_removals(former: Mesh, mesh: Mesh, held: Set[str]) -> Mesh:
@@ -114,8 +121,6 @@ def _without_removals(former: Mesh, mesh: Mesh, held: Set[str]) -> Mesh:
         mesh,
         services=services,
         endpoints={**_still_theirs(lost, mesh), **mesh.endpoints},
-        workloads={**{key: pod for key, pod in former.workloads.items() if key.namespace in held}, **mesh.workloads},
-        zones={**(former.zones if _NODES in held else {}), **mesh.zones},
     )
 
 

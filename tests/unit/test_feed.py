@@ -17,7 +17,7 @@ from controlplane.xds.debounce import ENDPOINTS_SECONDS, FEWER_SECONDS, MOST_SEC
 from controlplane.xds.disk import Disk, DiskError, read
 from controlplane.xds.feed import STUCK_SECONDS, Feed
 from controlplane.xds.guard import SECONDS, Guard
-from controlplane.xds.mesh import Key, Mesh, Workload
+from controlplane.xds.mesh import Key, Mesh
 from controlplane.xds.world import WHAT, What
 from tests.apiserver.processes import eventually
 from tests.cluster import addresses, endpoint, mesh, node, pod, service, slice_of
@@ -113,10 +113,18 @@ def _told(due: Due) -> set[Key | None]:
 # What is held back
 
 
+NOW = 100.0
+
+
+def of_shop(count: int) -> list[Json]:
+    """So many Services, with endpoints."""
+    return [*(service(f"s{n}") for n in range(count)), *(slice_of(f"s{n}") for n in range(count))]
+
+
 def many(count: int, *, endpoints: bool = True) -> Mesh:
     """So many Services."""
-    slices = [slice_of(f"s{n}") for n in range(count)] if endpoints else []
-    return mesh(*(service(f"s{n}") for n in range(count)), *slices)
+    found = of_shop(count)
+    return mesh(*(found if endpoints else found[:count]))
 
 
 def count(found: Mesh) -> tuple[int, int]:
@@ -137,8 +145,8 @@ def count(found: Mesh) -> tuple[int, int]:
 )
 def test_more_than_half_does_not_go_at_once(former: Mesh, latter: Mesh, passed: tuple[int, int]) -> None:
     guard = Guard()
-    guard.passes(former)
-    assert count(guard.passes(latter)) == passed
+    guard.passes(former, NOW)
+    assert count(guard.passes(latter, NOW)) == passed
 
 
 @pytest.mark.parametrize("step", [0.0, 0.02, 0.05])
@@ -165,31 +173,62 @@ def test_what_went_long_ago_does_not_come_back_with_what_is_held() -> None:
     assert count(guard.passes(many(0), 101 + 2 * SECONDS)) == (30, 30)
 
 
-def test_pods_and_nodes_do_not_go_at_once_either() -> None:
+def test_what_goes_while_the_comparison_moves_on_is_held_back_too() -> None:
+    guard = Guard()
+    guard.passes(many(40), 100)
+    guard.passes(many(40), 100 + 0.8 * SECONDS)
+    for number in range(30):
+        told = guard.passes(many(40 - number), 100 + 0.9 * SECONDS + 0.01 * number)
+    assert count(told) == (40, 40)
+
+
+def declaring(count: int, generation: int = 0) -> list[Json]:
+    """So many pods."""
+    return [pod(f"p{generation}-{n}", upstreams="users.accounts") for n in range(count)]
+
+
+def test_an_empty_list_of_pods_or_nodes_is_not_believed_and_is_nobodys_business() -> None:
     """A pod that is not known any more would see other Services than it declares."""
     guard = Guard()
-    pods = [pod(f"p{n}", upstreams="users.accounts") for n in range(20)]
-    there = guard.passes(mesh(*pods, *(node(f"n{n}", "a") for n in range(20))))
-    held = guard.passes(mesh(pod("p0", upstreams="orders"), node("n0", "b")))
-    assert guard.holding == "19 of 20 pods, 19 of 20 nodes"
-    assert held.workloads == {**there.workloads, Key("shop", "p0"): Workload(Key("shop", "p0"), ("orders",))}
-    assert held.zones == {**there.zones, "n0": "b"}
+    there = guard.passes(mesh(*declaring(2), node("n0", "a")), 100)
+    for seconds in range(10):
+        kept = guard.passes(mesh(), 101 + seconds)
+        assert (kept.workloads, kept.zones) == (there.workloads, there.zones)
+    assert guard.holding == ""
+
+
+def test_pods_come_and_go_as_they_like() -> None:
+    guard = Guard()
+    guard.passes(mesh(*declaring(1000)), NOW)
+    assert len(guard.passes(mesh(*declaring(1)), NOW).workloads) == 1
+
+
+def test_pods_that_roll_while_services_are_held_back_do_not_pile_up() -> None:
+    guard = Guard()
+    guard.passes(mesh(*of_shop(20), *declaring(20)), 100)
+    for generation in range(1, 4):
+        told = guard.passes(mesh(*declaring(20, generation)), 100 + 10 * generation)
+        assert count(told) == (20, 20)
+        assert len(told.workloads) == 20
+    guard.passes(mesh(*of_shop(20), *declaring(20, 3)), 200)
+    assert guard.holding == ""
 
 
 def test_what_is_held_back_is_said_and_counted_once() -> None:
     guard = Guard()
-    guard.passes(many(20))
+    guard.passes(many(20), NOW)
     for _ in range(3):
-        guard.passes(many(2))
+        guard.passes(many(2), NOW)
     assert guard.holding == "18 of 20 Services, 18 of 20 Services with endpoints"
     assert guard.refusals == 1
 
 
 def test_what_comes_meanwhile_is_told() -> None:
     guard = Guard()
-    guard.passes(many(20))
+    guard.passes(many(20), NOW)
     held = guard.passes(
-        mesh(service("new"), slice_of("new", ["10.9.9.9"]), service("s1"), slice_of("s1", ["10.0.0.7"]))
+        mesh(service("new"), slice_of("new", ["10.9.9.9"]), service("s1"), slice_of("s1", ["10.0.0.7"])),
+        NOW,
     )
     assert addresses(held, "new") == ["10.9.9.9"]
     assert addresses(held, "s1") == ["10.0.0.7"]
@@ -198,25 +237,25 @@ def test_what_comes_meanwhile_is_told() -> None:
 
 def test_the_operators_word_lets_it_go_once() -> None:
     guard = Guard()
-    guard.passes(many(20))
-    guard.passes(many(2))
+    guard.passes(many(20), NOW)
+    guard.passes(many(2), NOW)
     guard.release()
-    assert count(guard.passes(many(2))) == (2, 2)
+    assert count(guard.passes(many(2), NOW)) == (2, 2)
     assert guard.holding == ""
 
 
 def test_a_word_that_nobody_waited_for_is_no_word_for_later() -> None:
     guard = Guard()
-    guard.passes(many(20))
+    guard.passes(many(20), NOW)
     guard.release()
-    assert count(guard.passes(many(2))) == (20, 20)
+    assert count(guard.passes(many(2), NOW)) == (20, 20)
 
 
 def test_when_the_world_is_back_nothing_is_held() -> None:
     guard = Guard()
-    guard.passes(many(20))
-    guard.passes(many(0))
-    assert count(guard.passes(many(20))) == (20, 20)
+    guard.passes(many(20), NOW)
+    guard.passes(many(0), NOW)
+    assert count(guard.passes(many(20), NOW)) == (20, 20)
     assert guard.holding == ""
 
 
@@ -233,29 +272,29 @@ def in_shop(found: Mesh) -> tuple[int, int]:
 
 def test_a_namespace_that_loses_its_own_holds_up_nobody_else() -> None:
     guard = Guard()
-    guard.passes(with_shop(evil=25, shop=20))
-    assert in_shop(guard.passes(with_shop(evil=0, shop=19))) == (19, 19)
+    guard.passes(with_shop(evil=25, shop=20), NOW)
+    assert in_shop(guard.passes(with_shop(evil=0, shop=19), NOW)) == (19, 19)
     assert guard.holding == "25 of 45 Services, 25 of 45 Services with endpoints"
-    assert in_shop(guard.passes(with_shop(evil=0, shop=12))) == (12, 12)
+    assert in_shop(guard.passes(with_shop(evil=0, shop=12), NOW)) == (12, 12)
     assert guard.refusals == 1
 
 
 def test_what_goes_everywhere_is_held_although_some_was_before() -> None:
     guard = Guard()
-    guard.passes(with_shop(evil=25, shop=20))
-    guard.passes(with_shop(evil=0, shop=20))
-    assert count(guard.passes(with_shop(evil=0, shop=0))) == (45, 45)
+    guard.passes(with_shop(evil=25, shop=20), NOW)
+    guard.passes(with_shop(evil=0, shop=20), NOW)
+    assert count(guard.passes(with_shop(evil=0, shop=0), NOW)) == (45, 45)
     assert guard.holding == "45 of 45 Services, 45 of 45 Services with endpoints"
 
 
 def test_a_cluster_ip_that_is_another_services_by_now_is_not_the_held_ones() -> None:
     guard = Guard()
-    guard.passes(with_shop(evil=25, shop=20))
+    guard.passes(with_shop(evil=25, shop=20), NOW)
     new = service("new", clusterIP="10.96.1.3")
-    held = guard.passes(mesh(*(service(f"s{n}", clusterIP=f"10.96.2.{n}") for n in range(20)), new))
+    held = guard.passes(mesh(*(service(f"s{n}", clusterIP=f"10.96.2.{n}") for n in range(20)), new), NOW)
     owners = [str(one.key) for one in held.all_services() if "10.96.1.3" in one.addresses]
     assert owners == ["shop/new"]
-    assert guard.passes(held).services["evil"]["s3"] is held.services["evil"]["s3"]
+    assert guard.passes(held, NOW).services["evil"]["s3"] is held.services["evil"]["s3"]
 
 
 def at(address: str, pod: str) -> Json:
@@ -281,18 +320,18 @@ def with_pods(gone: Iterable[int], *more: Json) -> Mesh:
 )
 def test_what_is_held_back_is_sent_to_no_pod_that_has_the_address_by_now(new: Json | str, kept: list[str]) -> None:
     guard = Guard()
-    guard.passes(with_pods([]))
+    guard.passes(with_pods([]), NOW)
     for _ in range(2):
-        held = guard.passes(with_pods(range(20), service("new", clusterIP="10.96.2.1"), slice_of("new", [new])))
+        held = guard.passes(with_pods(range(20), service("new", clusterIP="10.96.2.1"), slice_of("new", [new])), NOW)
         assert addresses(held, "s3") == kept
         assert addresses(held, "s4") == ["10.0.1.4"]
 
 
 def test_pods_of_the_nodes_network_share_its_address_and_keep_their_ports() -> None:
     guard = Guard()
-    guard.passes(with_pods([]))
+    guard.passes(with_pods([]), NOW)
     beside = slice_of("new", [at("10.0.1.3", "another")], ports=[{"port": 9100}])
-    assert addresses(guard.passes(with_pods(range(20), service("new"), beside)), "s3") == ["10.0.1.3"]
+    assert addresses(guard.passes(with_pods(range(20), service("new"), beside), NOW), "s3") == ["10.0.1.3"]
 
 
 # The feed
