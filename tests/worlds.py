@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from google.protobuf.any_pb2 import Any
 
 from controlplane.xds.cache import Cache
-from controlplane.xds.received import Received
+from controlplane.xds.received import Received, Unanswered
 from controlplane.xds.snapshot import WILDCARD, Caller, Kind, Resource, Snapshot
 from controlplane.xds.stream import Conversation
 from controlplane.xds.wire import Request, Response
@@ -106,11 +106,12 @@ class Proxy:
     now: float = 0.0
     caller: Caller = CALLER
     woken: int = 0
+    missed: list[Unanswered] = field(default_factory=list)
     holds: dict[Kind, dict[str, str]] = field(default_factory=lambda: {kind: {} for kind in Kind})
     conversation: Conversation = field(init=False)
 
     def __post_init__(self) -> None:
-        self.conversation = Conversation(self.cache, lambda: self.caller, self._wake)
+        self.conversation = Conversation(self.cache, lambda: self.caller, self._wake, self.missed.append)
 
     def _wake(self) -> None:
         self.woken += 1

@@ -17,28 +17,34 @@ MAX_SHOWN = 80  # characters of a value, in a message
 MAX_UNKNOWN = 10  # annotations of our prefix for which the nearest is looked for, which takes 0.4 ms each
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Annotation:
-    """One row: `field` names what it sets in Policy; `parse` raises ValueError with what is allowed, `show` is its
-    reverse. `in_vain` says why what a policy has of it does nothing at a port of TCP; empty: it does something there.
+    """One row: `parse` raises ValueError with what is allowed, `show` is its reverse. `in_vain` says why what a policy
+    has of it does nothing at a port of TCP; empty: it does something there.
     """
 
     name: str
-    field: str
-    parse: Callable[[str], Any]
-    show: Callable[[Any], str]
     in_vain: Callable[[Policy], str]
+    parse: Callable[[str], Any]
     values: str
     help: str
     example: str
+    show: Callable[[Any], str] = str
+    field: str = ""  # of Policy, that it sets
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "field", self.field or self.name.replace("-", "_"))
 
     @property
     def key(self) -> str:
         return PREFIX + self.name
 
 
-def read(annotations: Mapping[str, str]) -> tuple[Policy, tuple[str, ...]]:
-    """The policy of a Service with these annotations, and what is wrong with them, a sentence each."""
+def read(annotations: Mapping[str, str], *, sticky: bool = False) -> tuple[Policy, tuple[str, ...]]:
+    """The policy of a Service with these annotations, and what is wrong with them, a sentence each.
+
+    A `sticky` Service asks by its sessionAffinity that callers are hashed, unless `load-balancing` says otherwise.
+    """
     problems: list[str] = []
     chosen: dict[str, Any] = {}
     unknown = 0
@@ -58,10 +64,10 @@ def read(annotations: Mapping[str, str]) -> tuple[Policy, tuple[str, ...]]:
     if unknown > MAX_UNKNOWN:
         problems.append(f"{unknown - MAX_UNKNOWN} more are no annotations of a Service")
     policy = replace(DEFAULT, **chosen)
-    return policy, (*problems, *_apart(policy, chosen))
+    return policy, (*problems, *_apart(policy, chosen, sticky=sticky))
 
 
-def _apart(policy: Policy, chosen: Collection[str]) -> Iterator[str]:
+def _apart(policy: Policy, chosen: Collection[str], *, sticky: bool) -> Iterator[str]:
     """What needs another annotation, and stands without it."""
     if policy.balancing == "consistent-hash" and "hash_on" not in chosen:
         yield f"{PREFIX}load-balancing: consistent-hash needs {PREFIX}hash-on; until then the caller is hashed"
@@ -69,6 +75,8 @@ def _apart(policy: Policy, chosen: Collection[str]) -> Iterator[str]:
         yield f"{PREFIX}hash-on does nothing without {PREFIX}load-balancing: consistent-hash"
     if policy.warm_up and policy.balancing in ("latency", "consistent-hash"):
         yield f"{PREFIX}warm-up does nothing with {PREFIX}load-balancing: {policy.balancing}"
+    elif policy.warm_up and sticky and policy.balancing is None:
+        yield f"{PREFIX}warm-up does nothing with sessionAffinity: ClientIP"
     if "health_check_interval" in chosen and not policy.health_check:
         yield f"{PREFIX}health-check-interval does nothing without {PREFIX}health-check"
 
@@ -127,45 +135,23 @@ def _of_hash(policy: Policy) -> str:
     return f"there is no {kind}, and the caller's address is hashed" if hashed else ""
 
 
-def _row(
-    name: str,
-    in_vain: Callable[[Policy], str],
-    parse: Callable[[str], Any],
-    values: str,
-    help: str,
-    example: str,
-    show: Callable[[Any], str] = str,
-    field: str = "",
-) -> Annotation:
-    return Annotation(
-        name=name,
-        field=field or name.replace("-", "_"),
-        parse=parse,
-        show=show,
-        in_vain=in_vain,
-        values=values,
-        help=help,
-        example=example,
-    )
-
-
 def _time(
     name: str, in_vain: Callable[[Policy], str], low: int, high: int, help: str, example: str, *, none: bool = True
 ) -> Annotation:
     """Of milliseconds; `none`: it may be off."""
     allowed = "a time, `off`" if none else "a time"
-    return _row(name, in_vain, values.duration(low, high, none=none), allowed, help, example, values.show_time)
+    return Annotation(name, in_vain, values.duration(low, high, none=none), allowed, help, example, values.show_time)
 
 
 def _number(
     name: str, in_vain: Callable[[Policy], str], low: int, high: int, help: str, example: str, unit: str = ""
 ) -> Annotation:
-    return _row(name, in_vain, values.integer(low, high), f"{low} to {high}{unit}", help, example)
+    return Annotation(name, in_vain, values.integer(low, high), f"{low} to {high}{unit}", help, example)
 
 
 TABLE: tuple[Annotation, ...] = (
     _number("retries", _of_requests, 0, 10, "How often a request is sent again, at most.", "3"),
-    _row(
+    Annotation(
         "retry-on",
         _of_requests,
         values.conditions,
@@ -175,7 +161,7 @@ TABLE: tuple[Annotation, ...] = (
         "5xx,reset",
         ",".join,
     ),
-    _row(
+    Annotation(
         "retry-methods",
         _of_requests,
         values.one_of(RetryMethods),
@@ -236,7 +222,7 @@ TABLE: tuple[Annotation, ...] = (
     ),
     _time("eject-for", _anywhere, 1000, 300_000, "For how long at first; longer each time, to 5m.", "30s", none=False),
     _number("eject-percent", _anywhere, 0, 100, "How many endpoints at once, at most.", "30", ", percent"),
-    _row(
+    Annotation(
         "load-balancing",
         _of_latency,
         values.one_of(Balancing),
@@ -245,7 +231,7 @@ TABLE: tuple[Annotation, ...] = (
         "latency",
         field="balancing",
     ),
-    _row(
+    Annotation(
         "hash-on",
         _of_hash,
         values.hash_on,
@@ -262,7 +248,7 @@ TABLE: tuple[Annotation, ...] = (
         "How long a new endpoint gets less than its share, with least-request or round-robin.",
         "30s",
     ),
-    _row(
+    Annotation(
         "health-check",
         _anywhere,
         values.health_check,
@@ -281,7 +267,7 @@ TABLE: tuple[Annotation, ...] = (
         "10s",
         none=False,
     ),
-    _row(
+    Annotation(
         "protocol",
         _anywhere,
         values.protocols,
@@ -298,5 +284,5 @@ BY_KEY: Mapping[str, Annotation] = {row.key: row for row in TABLE}
 
 def default_of(row: Annotation) -> object:
     """What holds without that annotation."""
-    found: object = getattr(DEFAULT, row.field)
+    found: object = DEFAULT.conditions if row.field == "retry_on" else getattr(DEFAULT, row.field)
     return found

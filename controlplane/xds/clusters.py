@@ -142,7 +142,7 @@ def _health_check(service: Service, domain: str) -> Json:
 
 
 def _http(policy: Policy) -> Json:
-    filters = {"http_filters": _FILTERS} if policy.retries and policy.retry_methods != "all" else {}
+    filters = {"http_filters": _FILTERS} if policy.repeats and policy.retry_methods != "all" else {}
     return http_options(seconds(policy.idle_timeout), **filters)
 
 

@@ -10,7 +10,8 @@ from controlplane.xds.session import PODS, Ended, allowances
 
 STREAMS_PER_POD = 3
 # That have ended here, while the proxy takes nothing of what lies before their status. gRPC has no means to end these
-# but the end of the connection, and they take places until then. A pod with so many in that time gets no more.
+# but the end of the connection: until then they take its memory, and one of its calls. A pod with so many in that time
+# gets no more.
 BLOCKED_PER_POD, BLOCKED_SECONDS = 5, 300.0
 COMPLAINTS, COMPLAINTS_A_SECOND = 20.0, 1 / 60  # of a pod's rejections, so many are logged
 
@@ -43,7 +44,7 @@ class Door:
                 del self._waiting[pod]
 
     def block(self, identity: Identity, now: float) -> None:
-        """One ended, but takes a place."""
+        """One ended here, and not for gRPC."""
         pod = pod_of(identity)
         self._blocked[pod] = [*self._blocked.get(pod, ()), now + BLOCKED_SECONDS][-BLOCKED_PER_POD:]
         self._blocked.move_to_end(pod)

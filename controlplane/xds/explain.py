@@ -169,7 +169,7 @@ def _told(
     elif service not in snapshot.views.services(snapshot.views.of(by)):
         yield from _out_of_view(choices, by, service)
     elif port.protocol == "tcp" and not service.addresses:
-        yield f"Service {service.key} has no ClusterIP, by which alone TCP is told from other TCP: it passes through."
+        yield f"Service {service.key} has no usable ClusterIP, which alone tells TCP from other TCP: it passes through."
     elif opaque and port.protocol != "tcp":
         yield f"It passes through as TCP to where kube-proxy sends it, {_WITHOUT}: {opaque}."
         yield f"That a Service carries TCP, it says by {PREFIX}protocol, by appProtocol, or by the name of its port."

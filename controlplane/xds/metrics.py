@@ -44,7 +44,7 @@ class Metrics:
         sent = counter("sent_bytes", "In responses, by type.", "type")
         nacks = counter("nacks", "Responses that a proxy rejected, by type.", "type")
         stale = counter("stale_answers", "Answers to what was not waiting for one, by type.", "type")
-        unanswered = counter("unanswered", "Responses that no answer came for, by type.", "type")
+        unanswered = counter("unanswered", "Responses without an answer when there was more to say, by type.", "type")
         accepted = seconds("accept", "From a response to its acceptance: with clusters, until they are warm.", "type")
         # Children are looked up once, not for every message.
         self.requests = {kind: requests.labels(kind.name.lower()) for kind in Kind} | {None: requests.labels("other")}

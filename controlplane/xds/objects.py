@@ -1,6 +1,10 @@
 """Kubernetes' objects: the fields that are read, by their types. What else stands in them is skipped."""
 
+from typing import Any, TypeVar
+
 import msgspec
+
+from controlplane.xds.annotations import MAX_SHOWN
 
 
 class Struct(msgspec.Struct, rename="camel", gc=False):
@@ -140,3 +144,30 @@ class WholePod(Struct):
 
     metadata: Metadata
     spec: Containers
+
+
+_T = TypeVar("_T")
+
+
+def convert(raw: Any, form: type[_T]) -> _T:
+    """An object of JSON, without the annotations that are no text. Raises msgspec.ValidationError, RecursionError."""
+    if wrong := unquoted(raw):
+        left = {key: value for key, value in _annotations(raw).items() if key not in wrong}
+        raw = {**raw, "metadata": {**raw["metadata"], "annotations": left}}
+    return msgspec.convert(raw, form)
+
+
+def unquoted(raw: Any) -> dict[Any, str]:
+    """Annotations that are no text, which only a file can have, and what is wrong with each."""
+    why = "is no text, as 3 and off are none without quotes: put it in quotes; until then it is ignored"
+    return {
+        key: f"{f'{key[:MAX_SHOWN]}: the value' if isinstance(key, str) else 'metadata.annotations: a name'} {why}"
+        for key, value in _annotations(raw).items()
+        if not (isinstance(key, str) and isinstance(value, str))
+    }
+
+
+def _annotations(raw: Any) -> dict[Any, Any]:
+    metadata = raw.get("metadata") if isinstance(raw, dict) else None
+    found = metadata.get("annotations") if isinstance(metadata, dict) else None
+    return found if isinstance(found, dict) else {}

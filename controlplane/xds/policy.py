@@ -10,7 +10,7 @@ class Policy:
     """Times are milliseconds; 0 of a time is none, 0 of a count is never."""
 
     retries: int = 2
-    retry_on: tuple[str, ...] = ("gateway-error", "reset", "connect-failure", "refused-stream")
+    retry_on: tuple[str, ...] | None = None  # None: as `conditions` says
     retry_methods: RetryMethods = "idempotent"
     retry_timeout: int = 0
     retry_budget: int = 20  # percent of the requests in flight; with an interval, of all that were in that time
@@ -42,8 +42,10 @@ class Policy:
         gRPC says in a header of its own, of an answer 200, that a replica cannot serve, or gives up a call because it
         ends. All its calls are POSTs, so that counts only where those may be repeated, and the author chose nothing.
         """
-        of_grpc = self.retry_methods == "all" and self.retry_on == DEFAULT.retry_on
-        return (*self.retry_on, "unavailable", "cancelled") if of_grpc else self.retry_on
+        if self.retry_on is not None:
+            return self.retry_on
+        of_grpc = ("unavailable", "cancelled") if self.retry_methods == "all" else ()
+        return ("gateway-error", "reset", "connect-failure", "refused-stream", *of_grpc)
 
     @property
     def eject_after_connections(self) -> int:

@@ -4,7 +4,7 @@ The sources of the rules are kube-proxy and the API reference of Service and End
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -12,7 +12,7 @@ import msgspec
 
 from controlplane.ports import PORTS
 from controlplane.xds import addresses, annotations, objects
-from controlplane.xds.annotations import MAX_SHOWN, PREFIX
+from controlplane.xds.annotations import PREFIX
 from controlplane.xds.mesh import Batch, Endpoint, Form, Key, Locality, Port, Problem, Protocol, Service, Workload
 from controlplane.xds.policy import Policy
 
@@ -61,19 +61,26 @@ _T = TypeVar("_T")
 
 def service(raw: Any) -> Service | Problem:
     """A Service; a Problem if it is none at all."""
-    unquoted = _unquoted(raw)
-    found = _convert(_without(raw, unquoted), objects.Service, "Service")
+    found = _convert(raw, objects.Service, "Service")
     if isinstance(found, Problem):
         return found
     key, spec = Key(found.metadata.namespace, found.metadata.name), found.spec
     if not _LABEL.fullmatch(key.name) or not _LABEL.fullmatch(key.namespace):
         return _problem("Service", found.metadata, "its name is no DNS label")
-    policy, problems = annotations.read(found.metadata.annotations or {})
+    sticky = spec.session_affinity == "ClientIP"
+    policy, problems = annotations.read(found.metadata.annotations or {}, sticky=sticky)
     form = _form(spec)
     addresses, refused = _cluster_ips(spec)
     ports, left_out = _ports(spec.ports or [], policy)
     missing = [_NO_CLUSTER_IP] if form == "balanced" and not addresses and not refused else []
-    messages = (*unquoted.values(), *problems, *_in_vain(policy, form, ports), *missing, *refused, *left_out)
+    messages = (
+        *objects.unquoted(raw).values(),
+        *problems,
+        *_in_vain(policy, form, ports),
+        *missing,
+        *refused,
+        *left_out,
+    )
     return Service(
         key=key,
         form=form,
@@ -81,7 +88,7 @@ def service(raw: Any) -> Service | Problem:
         families=tuple(spec.ip_families or ("IPv6" if addresses and ":" in addresses[0] else "IPv4",)),
         ports=ports,
         locality=_locality(spec, found.metadata.annotations or {}),
-        sticky=spec.session_affinity == "ClientIP",
+        sticky=sticky,
         policy=policy,
         problems=_problems("Service", found.metadata, messages),
         uid=found.metadata.uid,
@@ -234,11 +241,10 @@ def _endpoint(one: objects.Endpoint, ip: str) -> Endpoint:
 
 def workload(raw: Any) -> Workload | Problem:
     """A Pod. Its name may have dots."""
-    unquoted = _unquoted(raw)
-    found = _convert(_without(raw, unquoted), objects.Pod, "Pod")
+    found = _convert(raw, objects.Pod, "Pod")
     if isinstance(found, Problem):
         return found
-    metadata, messages = found.metadata, [*unquoted.values()]
+    metadata, messages = found.metadata, [*objects.unquoted(raw).values()]
     key, where = Key(metadata.namespace, metadata.name), _word(found.spec.node_name if found.spec else None)
     text = (metadata.annotations or {}).get(f"{PREFIX}upstreams", "").strip()
     names = tuple(sorted({name.strip() for name in text.split(",")})) if text else None
@@ -260,36 +266,12 @@ def node(raw: Any) -> Node | Problem:
 
 def _convert(raw: Any, form: type[_T], kind: str) -> _T | Problem:
     try:
-        return msgspec.convert(raw, form)
+        return objects.convert(raw, form)
     except (msgspec.ValidationError, RecursionError) as error:
         metadata = raw.get("metadata") if isinstance(raw, dict) else None
         named = metadata if isinstance(metadata, dict) else {}
         about = f"{kind} {named.get('namespace', 'default')!s:.63}/{named.get('name', '?')!s:.253}"
         return Problem(about, str(error), f"{named.get('uid', '')!s:.63}")
-
-
-def _unquoted(raw: Any) -> dict[Any, str]:
-    """Annotations that are no text, which only a file can have, and what is wrong with each."""
-    why = "is no text, as 3 and off are none without quotes: put it in quotes; until then it is ignored"
-    return {
-        key: f"{f'{key[:MAX_SHOWN]}: the value' if isinstance(key, str) else 'metadata.annotations: a name'} {why}"
-        for key, value in _annotations(raw).items()
-        if not (isinstance(key, str) and isinstance(value, str))
-    }
-
-
-def _annotations(raw: Any) -> dict[Any, Any]:
-    metadata = raw.get("metadata") if isinstance(raw, dict) else None
-    found = metadata.get("annotations") if isinstance(metadata, dict) else None
-    return found if isinstance(found, dict) else {}
-
-
-def _without(raw: Any, keys: Collection[Any]) -> Any:
-    """The same object without these annotations."""
-    if not keys:
-        return raw
-    left = {key: value for key, value in _annotations(raw).items() if key not in keys}
-    return {**raw, "metadata": {**raw["metadata"], "annotations": left}}
 
 
 def _problem(kind: str, metadata: objects.Metadata, message: str) -> Problem:

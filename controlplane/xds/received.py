@@ -1,6 +1,7 @@
 """What a request of a proxy turned out to be, or that none came."""
 
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal
 
 from controlplane.xds.snapshot import Kind
 
@@ -13,20 +14,23 @@ class ConversationError(Exception):
         self.reason = reason
 
 
-class Asked(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Asked:
     """It changes what the proxy subscribes to, and nothing else; None: of a type that we do not serve."""
 
     kind: Kind | None
 
 
-class Accepted(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Accepted:
     """The response is in effect, `seconds` after it was given out."""
 
     kind: Kind
     seconds: float
 
 
-class Rejected(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Rejected:
     """The proxy keeps what it had. Of several `names`, halves are tried apart, down to one that is at fault alone:
     that is not sent again before it changes.
     """
@@ -36,19 +40,22 @@ class Rejected(NamedTuple):
     message: str
 
 
-class Stale(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Stale:
     """It answers no response that waits for an answer."""
 
     kind: Kind
 
 
-class Unanswered(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Unanswered:
     """The response counts as accepted, although no answer has come for long."""
 
     kind: Kind
 
 
-class Slowed(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Slowed:
     """The pod has asked for more than its allowance, and waits for so many `seconds` now."""
 
     seconds: float

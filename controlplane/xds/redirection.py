@@ -129,7 +129,7 @@ class Redirection:
 def read(raw: Any) -> Redirection | None:
     """A Pod with its spec, as JSON; None if it does not say: it has no containers, or rules of another kind."""
     try:
-        pod = msgspec.convert(raw, objects.WholePod)
+        pod = objects.convert(raw, objects.WholePod)
         containers = {one.name: one for one in (*(pod.spec.init_containers or ()), *(pod.spec.containers or ()))}
         annotations = pod.metadata.annotations or {}
         if not containers:

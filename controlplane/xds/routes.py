@@ -74,7 +74,7 @@ def _virtual_hosts(port: int, namespace: str, services: Sequence[Service], domai
                 "name": f"{service.key}:{port}",
                 "domains": domains,
                 "routes": _routes(scope.cluster_name(service, found), service),
-                **({"request_body_buffer_limit": BODY_BYTES} if service.policy.retries else {}),
+                **({"request_body_buffer_limit": BODY_BYTES} if service.policy.repeats else {}),
                 **(_MEASURED if service.policy.balancing == "latency" else END_OF_OURS),
             }
 
@@ -82,7 +82,7 @@ def _virtual_hosts(port: int, namespace: str, services: Sequence[Service], domai
 def _routes(cluster: str, service: Service) -> list[Json]:
     policy = service.policy
     to: Json = {"cluster": cluster, "timeout": seconds(policy.timeout), **_hash_policy(service)}
-    if not policy.retries:
+    if not policy.repeats:
         return [_connect(to), {"match": {"prefix": "/"}, "route": to}]
     repeatable = {**to, "retry_policy": _retry(policy, policy.conditions)}
     if policy.retry_methods == "all":
@@ -123,7 +123,7 @@ _ANOTHER_HOST = extension(
 def _hash_policy(service: Service) -> Json:
     if balancing(service) != "consistent-hash":
         return {}
-    match service.policy.hash_on:
+    match service.policy.hash_on if service.policy.balancing else ("source-ip", ""):  # the Service's session affinity
         case ("header", name):
             return {"hash_policy": [{"header": {"header_name": name}}]}
         case ("cookie", name):

@@ -120,24 +120,31 @@ def near(locality: Locality, place: str) -> str:
     return "" if locality == "any" else f"@{locality}={place}"
 
 
+def nearby(zone: str, node: str) -> frozenset[str]:
+    """All that may stand there for a caller at that place."""
+    localities: tuple[Locality, ...] = ("zone", "node", "node-only")
+    return frozenset(near(one, place(one, zone, node)) for one in localities)
+
+
+def read_place(name: str) -> str:
+    """What stands behind the name of endpoints; empty: they are the same everywhere."""
+    _, at, place = name.partition("@")
+    return at + place
+
+
 def read_endpoints_name(mesh: Mesh, name: str) -> tuple[Service, Port, str] | None:
-    """The Service, its port, and the caller's zone or node; None if there are no such endpoints."""
+    """The Service, its port, and the caller's zone or node; None if there are no such endpoints.
+
+    That a place exists, the caller shows who is there: it may be there before its Node was heard of.
+    """
     shown, _, behind = name.partition("@")
     found = read_cluster_name(mesh, shown)
     if found is None:
         return None
     service, port = found
     at = behind.partition("=")[2]
-    match service.locality:
-        case "any":
-            known = not at
-        case "zone":
-            known = not at or at in mesh.zones.values()
-        case "node":
-            known = not at or at in mesh.zones
-        case "node-only":
-            known = at in mesh.zones
-    return (service, port, at) if known and name == shown + near(service.locality, at) else None
+    is_place = "@" not in at and bool(at or service.locality != "node-only")
+    return (service, port, at) if is_place and name == shown + near(service.locality, at) else None
 
 
 def listener_name(port: int, *, ipv6: bool = False) -> str:

@@ -5,7 +5,7 @@ says. Each replica serves any proxy; connections end after a while, so that repl
 """
 
 import asyncio
-from collections.abc import Callable, ItemsView, Iterable, Iterator
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Set
 from contextlib import contextmanager
 from time import monotonic, time
 from typing import Any
@@ -39,6 +39,7 @@ _REFUSALS: dict[Reason, grpc.StatusCode] = {
     "busy": grpc.StatusCode.UNAVAILABLE,
     "full": grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
+_OF_THE_REPLICA: Set[Reason] = {"unavailable", "busy", "full"}  # whoever comes: one line for all
 
 Callers = Callable[[Identity], Caller]  # who that is, by the API server's word
 
@@ -140,21 +141,22 @@ class Server:
                     await session.run(first)
         except RefusedError as refusal:
             self._metrics.refusals.labels(refusal.reason).inc()
-            self._tell("refused", refusal.reason, stream, str(refusal))
+            who = "" if refusal.reason in _OF_THE_REPLICA else _address(stream)
+            self._notices.tell("refused", refusal.reason, who, str(refusal), monotonic())
             return _REFUSALS.get(refusal.reason, grpc.StatusCode.UNAUTHENTICATED), str(refusal)
         except Ended as end:
             self._metrics.ends.labels(end.reason).inc()
             if end.reason == "closed":
                 return None
             if end.reason != "stopping":
-                self._tell("ended", end.reason, stream, str(end))
+                self._notices.tell("ended", end.reason, _address(stream), str(end), monotonic())
             return end.code, str(end)
         except asyncio.CancelledError:  # the proxy went away
             self._metrics.ends.labels("closed").inc()
             raise
         except Exception as error:  # a bug of ours ends this stream, and no other
             self._metrics.ends.labels("internal").inc()
-            self._tell("ended", "internal", stream, repr(error))
+            self._notices.tell("ended", "internal", _address(stream), repr(error), monotonic())
             return grpc.StatusCode.INTERNAL, "internal error"
         return None
 
@@ -262,9 +264,6 @@ class Server:
                 self._notices.tell("slowed", "", "", text, now, by=by)
             case _:  # more than one name: the halves are tried
                 pass
-
-    def _tell(self, event: str, reason: str, stream: Stream, message: str) -> None:
-        self._notices.tell(event, reason, _address(stream), message, monotonic())
 
 
 def _end_all(sessions: Iterable[Session]) -> None:

@@ -90,7 +90,8 @@ class Session:
         self._stream, self._find, self._metrics, self._told = stream, caller, metrics, told
         self._cache = cache
         self._writing: asyncio.Task[None] | None = None
-        self._noticed: float | None = None  # when something changed that the proxy has not been told of
+        self._noticed: float | None = None  # when something changed that no response tells of yet
+        self._telling: float | None = None  # the same, of the response that is being written
         self._allowance = allowance
         self._text = 0  # of the names that were asked for; at least
         self._task: asyncio.Task[Any] | None = None
@@ -118,6 +119,7 @@ class Session:
                 raise
             raise Ended(self._end.reason, str(self._end)) from None  # another one: its traceback has this session
         finally:
+            self._is_over = True
             self.conversation.end()
             if self._writing is not None:
                 await self._stop_writing(self._writing)
@@ -125,7 +127,6 @@ class Session:
 
     async def _stop_writing(self, writing: asyncio.Task[None]) -> None:
         """gRPC takes no status while a message is on its way, which for most is a moment."""
-        self._is_over = True
         _, waiting = await asyncio.wait({writing}, timeout=LAST_SECONDS)
         if waiting:
             self.blocked = True
@@ -211,7 +212,9 @@ class Session:
         except Exception as error:  # a bug of ours ends this stream, and no other
             self.end(Ended("internal", repr(error)))
             return None
-        if response is None and self._noticed is not None and not self.conversation.waits:
+        if response is not None:
+            self._telling, self._noticed = self._noticed, None
+        elif self._noticed is not None and not self.conversation.waits:
             self._noticed = None  # it came to nothing, as a change that was taken back does
         return response
 
@@ -232,9 +235,8 @@ class Session:
     def _measure(self, kind: Kind, size: int) -> None:
         self._metrics.responses[kind].inc()
         self._metrics.sent_bytes[kind].inc(size)
-        if self._noticed is not None:
-            self._metrics.push_seconds.observe(monotonic() - self._noticed)
-            self._noticed = None
+        if self._telling is not None:
+            self._metrics.push_seconds.observe(monotonic() - self._telling)
 
 
 def _weight(names: Collection[str]) -> int:

@@ -35,7 +35,7 @@ class Conversation:
         cache: Cache,
         caller: Callable[[], Caller],
         wake: Callable[[], None],
-        miss: Callable[[Unanswered], None] = lambda _response: None,
+        miss: Callable[[Unanswered], None],
     ) -> None:
         self._cache, self._caller, self._wake, self._miss = cache, caller, wake, miss
         self.topics: dict[Kind, Topic] = {}

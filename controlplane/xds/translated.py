@@ -6,7 +6,7 @@ stays, or what is told instead, and `rejected` tells. Not for several threads.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence, Set
 
 from controlplane.extensions import Json
 from controlplane.xds import messages, scope, translate, views
@@ -36,18 +36,17 @@ class Translated:
         # Shared by all that follow: the names that were ever asked for, by Service and by the view's token.
         self._asked: defaultdict[Key | str, set[Name]] = defaultdict(set)
         self._remains: defaultdict[str, dict[int, dict[Name, Resource | None]]] = defaultdict(dict)  # by view and port
+        self._idle: set[str] = set()  # places where nobody connected was when `retain` was last called
 
     def next(self, mesh: Mesh) -> "Translated":
         """The snapshot of another moment."""
         following = Translated(mesh, self._choices)
         following.views = self.views.next(mesh)
         following._made, following._prepared = dict(self._made), set(self._prepared)
-        following._asked, following._remains = self._asked, self._remains
+        following._asked, following._remains, following._idle = self._asked, self._remains, self._idle
         following.rejected = dict(self.rejected)
         if mesh.services is not self.mesh.services:
             following._drop_those_gone_since(self)
-        if mesh.zones is not self.mesh.zones:
-            following._drop_places_gone_since(self)
         return following
 
     def names(self, kind: Kind, caller: Caller) -> Sequence[str]:
@@ -144,8 +143,10 @@ class Translated:
         return recipe.make() if recipe else None
 
     def retain(self, callers: Iterable[Caller]) -> None:
-        """Drops what was made for views that are idle twice; whoever comes back to one has it made again."""
-        for view in self.views.retain(callers):
+        """Drops what was made for views and places that are idle twice; whoever comes to one has it made again."""
+        connected = list(callers)
+        self._retain_places({place for one in connected for place in scope.nearby(one.zone, one.node)})
+        for view in self.views.retain(connected):
             for name in self._asked.pop(view.token, set()):
                 self._drop(name)
             self._remains.pop(view.token, None)
@@ -204,15 +205,20 @@ class Translated:
             if former.mesh.service(key) is None:
                 del self._asked[key]
 
-    def _drop_places_gone_since(self, former: "Translated") -> None:
-        """The same, with the names of zones and nodes: their Services stay, and nodes come and go all the time."""
+    def _retain_places(self, live: Set[str]) -> None:
+        """Services stay, and nodes come and go all the time."""
+        idle = set()
         for owner, asked in self._asked.items():
-            local = [name for name in asked if "@" in name[1]] if isinstance(owner, Key) else []
-            for name in local:
-                if self._recipe(*name)[0] is None:
+            for name in [one for one in asked if one[0] is Kind.ENDPOINTS] if isinstance(owner, Key) else []:
+                place = scope.read_place(name[1])
+                if not place or place in live:
+                    continue
+                idle.add(place)
+                if place in self._idle:
                     self._drop(name)
-                    if former._recipe(*name)[0] is None:
-                        asked.discard(name)
+                    asked.discard(name)
+        self._idle.clear()
+        self._idle.update(idle)
 
     def _touched(self, former: "Translated") -> Iterator[Key]:
         """The Services that differ, or whose endpoints do."""

@@ -31,7 +31,7 @@ DATA, HEADERS, RESET, SETTINGS, PING, GOAWAY, WINDOW = 0, 1, 3, 4, 6, 7, 8
 END_HEADERS, ACK = 4, 1
 PLENTY = 1 << 30  # bytes of flow control: more than a proxy hears here
 CONNECTING = 1000  # at a time: one process cannot finish 5,000 handshakes in the 10 s that the server gives each
-AGAIN = 0.25  # seconds after which Envoy tries again
+AGAIN = 0.05  # seconds after which Envoy tries again
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:

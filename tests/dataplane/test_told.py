@@ -11,7 +11,7 @@ import pytest
 from tests.apiserver.processes import eventually
 from tests.dataplane.lab import Lab, Pod, manifest
 from tests.dataplane.load import load, mean_milliseconds
-from tests.dataplane.orders import requests
+from tests.dataplane.orders import requests, stat
 from tests.dataplane.services import service
 from tests.dataplane.told import (
     CLUSTER_IP,
@@ -72,10 +72,9 @@ def answers(pod: Pod, count: int, **headers: str) -> Counter[str]:
     return Counter(body for status, body in (call(pod, **headers) for _ in range(count)) if status == 200)
 
 
-def stat(pod: Pod, name: str) -> int:
+def of_orders(pod: Pod, name: str) -> int:
     """A number of its Envoy, about orders."""
-    lines = (line.rpartition(": ") for line in admin(pod, "/stats").splitlines())
-    return next((int(value) for key, _, value in lines if key == f"cluster.shop/orders_80.{name}"), 0)
+    return stat(pod, f"cluster.shop/orders_80.{name}")
 
 
 def test_requests_are_spread_over_the_endpoints(caller: tuple[Pod, ControlPlane]) -> None:
@@ -108,9 +107,9 @@ def test_an_endpoint_that_nobody_listens_at_fails_no_request_of_any_method(
     gone["endpoints"].append({"addresses": ["10.77.0.254"], "conditions": {"ready": True}})
     plane.say(there, gone)
     eventually(lambda: "10.77.0.254:8080" in admin(pod, "/clusters"), "it is told", seconds=10)
-    before = stat(pod, "upstream_cx_connect_fail")
+    before = of_orders(pod, "upstream_cx_connect_fail")
     assert [call(pod, "POST")[0] for _ in range(30)] == [200] * 30
-    assert stat(pod, "upstream_cx_connect_fail") > before
+    assert of_orders(pod, "upstream_cx_connect_fail") > before
 
 
 def test_an_endpoint_that_goes_is_not_called_any_more(
@@ -156,9 +155,9 @@ def test_when_everything_fails_the_budget_refuses_most_retries(
 ) -> None:
     pod, _ = caller
     behave(replicas, 503, 20)
-    path, before = f"/{monotonic()}", stat(pod, "upstream_rq_retry_overflow")
+    path, before = f"/{monotonic()}", of_orders(pod, "upstream_rq_retry_overflow")
     answered = load(pod, threads=threads, each=each, path=path)
-    refused = stat(pod, "upstream_rq_retry_overflow") - before
+    refused = of_orders(pod, "upstream_rq_retry_overflow") - before
     assert {answer.status for answer in answered} == {503}
     amplification = requests(replicas, path) / len(answered)
     print(f"{threads} at once: {amplification:.2f} requests for each; the budget refused {refused} retries")

@@ -25,6 +25,7 @@ from tests.dataplane.exchange import exchange, request
 from tests.dataplane.lab import Lab, Pod, application, asks, manifest
 from tests.dataplane.load import load
 from tests.dataplane.network import Family
+from tests.dataplane.orders import stat
 from tests.dataplane.told import CLUSTER_IP, ControlPlane, admin, ask, replica, told
 
 pytestmark = [pytest.mark.dataplane, pytest.mark.envoy]
@@ -92,12 +93,6 @@ def test_where_an_application_is_gone_every_post_is_answered_by_another(
 def retries(pod: Pod) -> int:
     """How many requests to orders its proxy has sent again."""
     return stat(pod, "cluster.shop/orders_80.upstream_rq_retry")
-
-
-def stat(pod: Pod, name: str) -> int:
-    """A number of its proxy; 0 of what it has not counted yet."""
-    lines = (line.split(": ") for line in admin(pod, "/stats").splitlines())
-    return next((int(line[1]) for line in lines if line[0] == name), 0)
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])

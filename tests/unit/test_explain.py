@@ -253,7 +253,9 @@ def test_the_balancing_of_tcp_is_said_as_it_holds(annotations: dict[str, str], b
 def test_without_a_cluster_ip_requests_are_told_and_tcp_passes_through() -> None:
     of = translated(service(ports=MIXED, clusterIP=None), slice_of())
     assert "Cluster shop/orders:80." in told(of, "orders")
-    assert "has no ClusterIP, by which alone TCP is told from other TCP: it passes through." in told(of, "orders:5432")
+    assert "has no usable ClusterIP, which alone tells TCP from other TCP: it passes through." in told(
+        of, "orders:5432"
+    )
     assert "! spec.clusterIP is missing" in told(of, "orders")
 
 

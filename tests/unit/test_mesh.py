@@ -12,7 +12,7 @@ from controlplane.xds.mesh import Problem, Service, Workload
 from controlplane.xds.policy import Policy
 from controlplane.xds.world import WHAT, What, World
 from tests import cluster
-from tests.cluster import addresses, endpoint, endpoints_of, mesh, service, slice_of, terminating
+from tests.cluster import addresses, endpoint, endpoints_of, mesh, node, service, slice_of, terminating
 
 
 def read(raw: Json) -> Service:
@@ -164,6 +164,21 @@ def test_an_annotation_of_a_pod_that_is_no_text_is_told_and_the_rest_applies() -
     assert isinstance(found, Workload)
     assert found.upstreams == ("orders",)
     assert "exclude-outbound-ports: the value is no text" in found.problems[0].message
+
+
+def test_an_annotation_that_is_no_text_takes_nothing_away_from_a_slice_or_a_node() -> None:
+    """Nobody looks at them there."""
+    found, place = slice_of(), node("n1", "eu")
+    for raw in (found, place):
+        raw["metadata"]["annotations"] = {"example.com/build": 5}
+    assert isinstance(reading.endpoint_slice(found), reading.Slice)
+    assert isinstance(reading.node(place), reading.Node)
+
+
+def test_warming_up_does_nothing_where_callers_are_hashed_by_the_services_session_affinity() -> None:
+    assert told(service(sessionAffinity="ClientIP", annotations={"warm-up": "30s"})) == [
+        "envoy-sidecar.io/warm-up does nothing with sessionAffinity: ClientIP"
+    ]
 
 
 def test_a_protocol_of_a_port_that_is_not_there_is_told() -> None:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from controlplane.extensions import Json
 from controlplane.xds import messages
 from controlplane.xds.cache import Cache
-from controlplane.xds.mesh import Key
 from controlplane.xds.scope import Scope
 from controlplane.xds.snapshot import Caller, Kind
 from controlplane.xds.translate import Choices
@@ -191,44 +190,48 @@ def test_what_is_gone_for_good_leaves_nothing_behind() -> None:
     assert not [owner for owner in of._asked if "orders" in str(owner)]
 
 
-def test_nodes_and_zones_that_are_gone_leave_nothing_behind_though_their_services_stay() -> None:
-    spread = service("spread", trafficDistribution="PreferSameZone")
-    there = world(service("local", internalTrafficPolicy="Local"), spread, slice_of("local"), slice_of("spread"))
-    now = Translated(there.mesh(), Choices())
+EVERYWHERE = [
+    service("local", internalTrafficPolicy="Local"),
+    service("spread", trafficDistribution="PreferSameZone"),
+    slice_of("local"),
+    slice_of("spread"),
+]
+
+
+def test_places_where_nobody_is_any_more_leave_nothing_behind_though_their_services_stay() -> None:
+    now = translated(*EVERYWHERE)
     for number in range(20):
-        there.put("Node", node(f"n{number}", f"eu-{number}"))
-        now = now.next(there.mesh())
         caller = Caller("shop", "web-1", node=f"n{number}", zone=f"eu-{number}")
         assert {name for _, name in everything(now, caller)} >= {
             f"shop/local:80@node-only=n{number}",
             f"shop/spread:80@zone=eu-{number}",
         }
-        there.remove("Node", Key("default", f"n{number}"))
-        now = now.next(there.mesh())
+        now.retain([caller])
+    for _ in range(2):
+        now = now.next(mesh(*EVERYWHERE, service("other")))
         now.retain([])
-    there.put("Node", node("last", "eu-last"))
-    now = now.next(there.mesh())
-    now.retain([])
     known = {name for names in now._asked.values() for _, name in names} | {name for _, name in now._made}
     assert not [name for name in known if "=" in name]
 
 
-def test_a_node_that_is_back_is_told_of_as_before() -> None:
-    there = world(service("local", internalTrafficPolicy="Local"), slice_of("local"), node("n1", "eu"))
-    now, caller = Translated(there.mesh(), Choices()), Caller("shop", "web-1", node="n1", zone="eu")
-    told = everything(now, caller)
-    for _ in range(2):
-        there.remove("Node", Key("default", "n1"))
-        now = now.next(there.mesh())
-        there.put("Node", node("n2", "eu"))
-        now = now.next(there.mesh())
-        there.remove("Node", Key("default", "n2"))
-    there.put("Node", node("n1", "eu"))
-    now = now.next(there.mesh())
-    assert everything(now, caller) == told
-    there.put("EndpointSlice", slice_of("local", [endpoint(nodeName="n1")]))
-    latter = now.next(there.mesh())
-    assert (Kind.ENDPOINTS, "shop/local:80") in set(latter.changed(now))
+@pytest.mark.parametrize("preferred", [{"internalTrafficPolicy": "Local"}, {"trafficDistribution": "PreferSameNode"}])
+def test_who_is_on_a_node_is_told_of_its_endpoints_whatever_is_known_of_that_node(preferred: Json) -> None:
+    """Nodes without a zone are usual, and a Node may be heard of later than its pods."""
+
+    def at(address: str, *nodes: Json) -> Translated:
+        there = endpoint(address, nodeName="n1", hints={"forNodes": [{"name": "n1"}]})
+        return now.next(mesh(service(**preferred), slice_of(endpoints=[there]), *nodes))
+
+    cache, now = Cache(), translated()
+    cache.store(now := at("10.0.0.1"))
+    proxy = located(cache, "n1", "")
+    told = [proxy.holds[Kind.ENDPOINTS]["shop/orders:80"]]
+    for number, nodes in enumerate(([node("n1", "")], [], [node("n2", "")], [node("n1", "")]), start=2):
+        cache.store(now := at(f"10.0.0.{number}", *nodes))
+        now.retain([proxy.caller])
+        proxy.settle()
+        told.append(proxy.holds[Kind.ENDPOINTS]["shop/orders:80"])
+    assert len(set(told)) == 5
 
 
 NEAR: Json = {"trafficDistribution": "PreferSameZone"}

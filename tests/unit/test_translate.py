@@ -153,7 +153,13 @@ def test_any_other_is_sent_again_only_where_nobody_began_it(method: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("annotations", "compared"), [({}, True), ({"retries": "0"}, False), ({"retry_methods": "all"}, False)]
+    ("annotations", "compared"),
+    [
+        ({}, True),
+        ({"retries": "0"}, False),
+        ({"retry_methods": "all"}, False),
+        ({"retry_budget": "0", "retry_minimum": "0"}, False),
+    ],
 )
 def test_whom_the_word_is_of_that_nobody_began_is_looked_at_only_where_it_decides(
     annotations: dict[str, str], compared: bool
@@ -170,11 +176,16 @@ def test_an_author_may_say_that_every_request_is_idempotent(retry_on: str) -> No
 def test_where_posts_may_be_repeated_grpcs_own_failures_count_too_unless_the_author_chose_conditions() -> None:
     usual = route("GET")["retry_policy"]["retry_on"]
     assert route("POST", retry_methods="all")["retry_policy"]["retry_on"] == f"{usual},unavailable,cancelled"
-    assert route("POST", retry_methods="all", retry_on="5xx")["retry_policy"]["retry_on"] == "5xx"
+    for chosen in ("5xx", usual):
+        assert route("POST", retry_methods="all", retry_on=chosen)["retry_policy"]["retry_on"] == chosen
 
 
-def test_without_retries_there_is_no_retry_policy() -> None:
-    assert "retry_policy" not in route("GET", retries="0")
+@pytest.mark.parametrize("annotations", [{"retries": "0"}, {"retry_budget": "0", "retry_minimum": "0"}])
+def test_where_nothing_is_ever_sent_again_nothing_is_kept_for_it(annotations: dict[str, str]) -> None:
+    named = {name.replace("_", "-"): text for name, text in annotations.items()}
+    host = virtual_hosts(translated(service(annotations=named)))["shop/orders:80"]
+    assert "request_body_buffer_limit" not in host
+    assert "retry_policy" not in route("GET", **annotations)
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -228,8 +239,9 @@ def test_what_consistent_hash_looks_at(hash_on: str, policy: Json) -> None:
     assert route("GET", load_balancing="consistent-hash", hash_on=hash_on)["hash_policy"] == [policy]
 
 
-def test_session_affinity_keeps_a_pod_at_its_endpoint() -> None:
-    of = translated(service(sessionAffinity="ClientIP"))
+@pytest.mark.parametrize("annotations", [{}, {"hash-on": "header:x-user"}], ids=["alone", "without-consistent-hash"])
+def test_session_affinity_keeps_a_pod_at_its_endpoint(annotations: dict[str, str]) -> None:
+    of = translated(service(sessionAffinity="ClientIP", annotations=annotations))
     (first, *_) = virtual_hosts(of)["shop/orders:80"]["routes"]
     assert first["route"]["hash_policy"] == [{"connection_properties": {"source_ip": True}}]
 
@@ -480,8 +492,8 @@ def test_no_proxy_asks_for_endpoints_as_those_of_another_place_have_them(name: s
     assert of.get(Kind.ENDPOINTS, of.meant(Kind.ENDPOINTS, f"shop/{name}", IN_A)) is None
 
 
-@pytest.mark.parametrize("name", ["z:80", "z:80@zone=eu-9z", "z:80@node=n1", "l:80", "l:80@node-only=n9"])
-def test_there_are_endpoints_for_known_places_only(name: str) -> None:
+@pytest.mark.parametrize("name", ["z:80", "z:80@node=n1", "l:80", "l:80@node-only=", "l:80@zone=eu-1a"])
+def test_endpoints_are_asked_for_by_the_place_that_matters_only(name: str) -> None:
     of = translated(service("z", **ZONED), service("l", **LOCAL), *ZONES)
     assert of.get(Kind.ENDPOINTS, f"shop/{name}") is None
 
