@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 
 import yaml
@@ -33,7 +34,7 @@ exit codes:
 RENDER = "Prints the clusters, endpoints, listeners and routes of a pod's Envoy as JSON; what is wrong, to stderr."
 EXPLAIN = "Says in words where a request of a pod would go, under which policy, and why."
 CALLS = "instead: what it has called lately, by its sidecar's page :15090/stats/destinations, a file, or - for stdin"
-FILE = "a file or a folder with the cluster's Services, EndpointSlices, Pods and Nodes, as YAML or JSON"
+FILE = "a file, a folder, or - for stdin, with the cluster's Services, EndpointSlices, Pods and Nodes, as YAML or JSON"
 FROM = "no cluster: tell proxies on loopback what the manifests in that file or folder say, also when they change"
 TLS = """holds tls.crt and tls.key; with them proxies are served, and without them, of a cluster, none is; with --from,
 they also open addresses beyond loopback, and what a token says is believed"""
@@ -131,11 +132,11 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--kubeconfig", metavar="FILE", help="how to reach the API server; not needed in a pod")
     serve.add_argument("--from", dest="manifests", type=Path, metavar="PATH", help=FROM)
     serve.add_argument("--tls-directory", type=Path, metavar="DIR", help=TLS)
-    serve.add_argument("--xds-address", metavar="IP:PORT", help=XDS)
+    serve.add_argument("--xds-address", type=_address, metavar="IP:PORT", help=XDS)
     serve.add_argument("--retention-days", type=_days, default=30, metavar="DAYS", help=RETENTION)
     serve.add_argument("--period-seconds", type=_seconds, default=60.0, metavar="SECONDS", help=PERIOD)
     serve.add_argument("--metrics-address", default="::", metavar="IP", help="for /metrics, /healthz and /readyz")
-    serve.add_argument("--metrics-port", type=int, default=9090, metavar="PORT", help="the same (default: 9090)")
+    serve.add_argument("--metrics-port", type=_port, default=9090, metavar="PORT", help="the same (default: 9090)")
     render = commands.add_parser("render", help="print what a pod's Envoy would be told", description=RENDER)
     explain = commands.add_parser("explain", help="say where a request would go, and why", description=EXPLAIN)
     for command in (render, explain):
@@ -151,6 +152,23 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--settings", type=Path, metavar="FILE", help="the settings file of the webhook")
         command.set_defaults(run=run)
     return parser
+
+
+def _port(text: str) -> int:
+    """0: any that is free."""
+    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: a number from 0 to 65535")
+    return int(text)
+
+
+def _address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    try:
+        ip_address(host[1:-1] if host.startswith("[") and host.endswith("]") else host)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: write an IP and a port, such as 127.0.0.1:15012") from None
+    _port(port)
+    return text
 
 
 def _days(text: str) -> float:

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 from time import monotonic
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -63,15 +64,20 @@ def monitoring(
         timeout = 5  # seconds that a client may be silent
 
         def do_GET(self) -> None:
-            page = pages.get(self.path)
+            page = pages.get(self.path.partition("?")[0])
             self._answer(page() if page else self._debug("GET"))
 
         def do_POST(self) -> None:
             self._answer(self._debug("POST"))
 
         def _debug(self, method: str) -> Page:
-            found = debug(method, self.path) if _is_loopback(self.client_address[0]) else None
+            found = debug(method, self.path) if self._is_for_people() else None
             return found or (404, b"no such page", "text/plain")
+
+        def _is_for_people(self) -> bool:
+            """On loopback; and not from a page in the browser of somebody who forwards the port."""
+            is_named = _names_loopback(self.headers.get("Host", ""))
+            return _is_loopback(self.client_address[0]) and is_named and "Origin" not in self.headers
 
         def _answer(self, page: Page) -> None:
             status, body, content_type = page
@@ -131,6 +137,14 @@ class Bounded(ThreadingHTTPServer):
         """Of clients that leave in the middle there is nothing to say."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
+
+
+def _names_loopback(host: str) -> bool:
+    """By the Host of a request, with its port."""
+    with suppress(ValueError):
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or _is_loopback(name)
+    return False
 
 
 def _is_loopback(address: str) -> bool:

@@ -115,6 +115,7 @@ def _say(place: Path, pod: Key, settings: Settings, about: _About) -> int:
     except (DiskError, ValueError) as error:
         return _unusable(error)
     print("\n".join(line if line.startswith(" ") else _folded(line) for line in sentences))
+    _warn([f"{problem.about}: {problem.message}" for problem in mesh.problems])
     _warn(_missing(mesh, place, pod))
     return OK
 
@@ -127,7 +128,7 @@ def _missing(mesh: Mesh, place: Path, pod: Key) -> list[str]:
     """What an answer is worth little without: most often it is the wrong file."""
     found = [] if any(mesh.services.values()) else [f"no Service is in {place}"]
     if not found and not mesh.endpoints:
-        found.append(f"no EndpointSlice with endpoints is in {place}: no Service has any")
+        found.append(f"no EndpointSlice with usable endpoints is in {place}: no Service has any")
     if pod not in mesh.workloads:
         found.append(f"Pod {pod}: not in {place}: on no node, declares no upstreams")
     return found

@@ -60,7 +60,7 @@ def of_disk(settings: Settings, options: argparse.Namespace) -> int:
     logs.log_to_stderr()
     stopping, registry = threading.Event(), _registry()
     try:
-        if not options.manifests.exists():  # later it is only said: it may come back
+        if not (options.manifests.is_file() or options.manifests.is_dir()):  # later it is only said: it may come back
             raise ValueError(f"{options.manifests}: no such file or folder")
         tls = options.tls_directory
         place = Place(address=options.xds_address or LOOPBACK, tls=tls, review=believe if tls else None)

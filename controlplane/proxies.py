@@ -92,7 +92,6 @@ class Proxies:
         self._worlds, self._reporter = Worlds(self._discovery.publish, choices), reporter
         self.feed = Feed(self._take, on_failure=self._crashed)
         self._holding, self._refusals = "", 0  # the feed's, as they were told and counted last
-        self._unread = ""  # why manifests were not, as it was told last
         self._looked_at = Mesh()  # for problems and names
         self._names: tuple[Mesh, bytes] | None = None
         self._counts = Counts(registry)
@@ -153,10 +152,8 @@ class Proxies:
         tell("watch failed", logging.WARNING, kind=what, reason=error.reason, problem=str(error)[:300])
 
     def unreadable(self, error: Exception) -> None:
-        """A file cannot be read; what was known stays. Said once, for it is tried ten times a second."""
-        former, self._unread = self._unread, str(error)
-        if self._unread != former:
-            tell("manifests not read", logging.WARNING, problem=self._unread[:300])
+        """A file cannot be read; what was known stays, also of other files."""
+        tell("manifests not read", logging.WARNING, problem=str(error)[:300], meanwhile="nothing changes for proxies")
 
     def _crashed(self, bug: Exception) -> None:
         """A change could not be taken over: all is listed anew, and tried again."""

@@ -77,8 +77,23 @@ def _apart(policy: Policy, chosen: Collection[str], *, sticky: bool) -> Iterator
         yield f"{PREFIX}warm-up does nothing with {PREFIX}load-balancing: {policy.balancing}"
     elif policy.warm_up and sticky and policy.balancing is None:
         yield f"{PREFIX}warm-up does nothing with sessionAffinity: ClientIP"
-    if "health_check_interval" in chosen and not policy.health_check:
-        yield f"{PREFIX}health-check-interval does nothing without {PREFIX}health-check"
+    if policy.timeout and policy.retry_timeout >= policy.timeout:
+        yield f"{PREFIX}retry-timeout does nothing: {PREFIX}timeout is not longer"
+    for switch, others in _OFF.items():
+        if not getattr(policy, switch):
+            yield from (f"{_key(one)} does nothing while {_key(switch)} is off" for one in others if one in chosen)
+
+
+# What has nothing to decide while another is 0, or not there.
+_OFF: Mapping[str, tuple[str, ...]] = {
+    "retries": ("retry_on", "retry_methods", "retry_timeout", "retry_budget", "retry_interval", "retry_minimum"),
+    "eject_after": ("eject_for", "eject_percent"),
+    "health_check": ("health_check_interval",),
+}
+
+
+def _key(field: str) -> str:
+    return PREFIX + field.replace("_", "-")
 
 
 def changed(policy: Policy) -> Iterator[tuple[Annotation, str]]:
@@ -127,6 +142,10 @@ def _of_latency(policy: Policy) -> str:
     return (
         "no answer is seen there that could be timed, and endpoints take turns" if policy.balancing == "latency" else ""
     )
+
+
+def _of_health(policy: Policy) -> str:
+    return "" if policy.health_check == "tcp" else "nobody is asked there; `tcp` would ask for connections"
 
 
 def _of_hash(policy: Policy) -> str:
@@ -250,11 +269,12 @@ TABLE: tuple[Annotation, ...] = (
     ),
     Annotation(
         "health-check",
-        _anywhere,
+        _of_health,
         values.health_check,
         "a path, `tcp`, `grpc`, `off`",
-        "What every caller asks every endpoint; those that do not answer get no requests. `tcp` is a connection, which "
-        "a replica's sidecar always accepts: it is for replicas without one.",
+        "What every caller asks every endpoint; those that do not answer get no requests. Ports of TCP are asked by "
+        "`tcp` only, ports of gRPC by no path. `tcp` is a connection, which a replica's sidecar always accepts: it is "
+        "for replicas without one.",
         "/healthz",
         values.show_health_check,
     ),

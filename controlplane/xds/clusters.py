@@ -3,12 +3,12 @@
 from controlplane.clusters import BUFFER_BYTES, http_options
 from controlplane.extensions import Json, extension
 from controlplane.headers import UNPROCESSED
-from controlplane.xds.mesh import Service
+from controlplane.xds.mesh import Port, Service
 from controlplane.xds.policy import Policy
 from controlplane.xds.values import Balancing
 
 
-def cluster(name: str, service: Service, domain: str) -> Json:
+def cluster(name: str, service: Service, port: Port, domain: str) -> Json:
     """CDS. `domain` is the cluster's, such as cluster.local."""
     policy = service.policy
     return {
@@ -26,7 +26,7 @@ def cluster(name: str, service: Service, domain: str) -> Json:
         },
         **({"upstream_connection_options": _keepalive(policy)} if policy.tcp_keepalive else {}),
         "ignore_health_on_host_removal": True,
-        **({"health_checks": [_health_check(service, domain)]} if policy.health_check else {}),
+        **({"health_checks": [_health_check(service, domain)]} if is_asked(policy, port) else {}),
         "typed_extension_protocol_options": _http(policy),
     }
 
@@ -34,6 +34,19 @@ def cluster(name: str, service: Service, domain: str) -> Json:
 def seconds(milliseconds: int) -> str:
     """A duration in protobuf's JSON."""
     return f"{milliseconds / 1000:.3f}".rstrip("0").rstrip(".") + "s"
+
+
+def is_asked(policy: Policy, port: Port) -> bool:
+    """Whether endpoints of that port are asked for their health: none is asked what it cannot understand."""
+    match policy.health_check:
+        case "":
+            return False
+        case "tcp":
+            return True
+        case "grpc":
+            return port.protocol != "tcp"
+        case _:
+            return port.protocol not in ("tcp", "grpc")
 
 
 def balancing(service: Service) -> Balancing:

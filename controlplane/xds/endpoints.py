@@ -35,9 +35,14 @@ def ranked(locality: Locality, variant: str, endpoints: Sequence[Endpoint]) -> l
     else:
         ready = _usable(endpoints)
         near = _near(locality, variant)
-        hinted = all(one.zones or one.nodes for one in ready)
-        ranks = [[one for one in ready if near(one)], [one for one in ready if not near(one)]] if hinted else [ready]
+        ranks = [[one for one in ready if near(one)], [one for one in ready if not near(one)]]
+        ranks = ranks if are_hinted(endpoints) else [ready]
     return [usable for rank in ranks if (usable := _usable(rank))]
+
+
+def are_hinted(endpoints: Sequence[Endpoint]) -> bool:
+    """Whether hints count, of those that would get requests."""
+    return all(one.zones or one.nodes for one in _usable(endpoints))
 
 
 def _near(locality: Locality, variant: str) -> Callable[[Endpoint], bool]:

@@ -7,7 +7,7 @@ from urllib.parse import SplitResult, urlsplit
 from controlplane.xds import destinations, endpoints, routes, scope, terms
 from controlplane.xds.annotations import PREFIX
 from controlplane.xds.destinations import Called
-from controlplane.xds.mesh import Endpoint, Key, Mesh, Port, Problem, Service
+from controlplane.xds.mesh import Endpoint, Key, Locality, Mesh, Port, Problem, Service
 from controlplane.xds.redirection import Redirection, Seen, Unseen
 from controlplane.xds.snapshot import Caller, Kind
 from controlplane.xds.translate import Choices
@@ -107,7 +107,7 @@ def _host(url: str) -> tuple[str, int]:
 
 def _port(parts: SplitResult) -> int | None:
     try:
-        return parts.port or (443 if parts.scheme == "https" else 80)
+        return (443 if parts.scheme == "https" else 80) if parts.port is None else parts.port
     except ValueError:
         return None
 
@@ -211,25 +211,32 @@ def _in_view(snapshot: Translated, by: Caller, service: Service, port: Port, met
     if snapshot.get(Kind.CLUSTER, name) and (refused := snapshot.rejected.get((Kind.CLUSTER, name))):
         yield f"The control plane cannot use this cluster, and tells of none: its calls pass through. {refused}"
     place = scope.place(service.locality, by.zone, by.node)
-    ranks = endpoints.ranked(service.locality, place, snapshot.mesh.endpoints_of(service, port))
-    yield from _endpoints(service, ranks)
+    every = snapshot.mesh.endpoints_of(service, port)
+    yield from _endpoints(_preference(service.locality, place, every), endpoints.ranked(service.locality, place, every))
     yield from terms.of(service, port, method)
 
 
-def _endpoints(service: Service, ranks: Sequence[Sequence[Endpoint]]) -> Iterator[str]:
-    reasons = {
-        "any": "",
-        "zone": "in the caller's zone first, ",
-        "node": "on the caller's node first, ",
-        "node-only": "on the caller's node only, ",
-    }
+def _preference(locality: Locality, place: str, every: Sequence[Endpoint]) -> str:
+    what = "zone" if locality == "zone" else "node"
+    if locality == "any":
+        return ""
+    if locality == "node-only":
+        return "on the caller's node only, "
+    if not place:
+        return f"the caller's {what} is not known, so wherever they are, "
+    if every and not endpoints.are_hinted(every):
+        return f"not each has a hint for whom it is, so whatever the caller's {what}, "
+    return f"{'in the caller' if what == 'zone' else 'on the caller'}'s {what} first, "
+
+
+def _endpoints(preference: str, ranks: Sequence[Sequence[Endpoint]]) -> Iterator[str]:
     if not ranks:
-        yield f"Endpoints: {reasons[service.locality]}none. The answer is 503, no healthy upstream."
+        yield f"Endpoints: {preference}none. The answer is 503, no healthy upstream."
     for rank, group in enumerate(ranks):
         shown = ", ".join(f"{one.address}:{one.port}{f' ({one.pod})' if one.pod else ''}" for one in group[:MAX_SHOWN])
         more = f" and {len(group) - MAX_SHOWN} more" if len(group) > MAX_SHOWN else ""
         last = "" if group[0].ready else "; all are terminating, and the last resort"
-        yield f"{'Endpoints: ' + reasons[service.locality] if not rank else 'Else: '}{shown}{more}{last}."
+        yield f"{'Endpoints: ' + preference if not rank else 'Else: '}{shown}{more}{last}."
 
 
 def _complaints(service: Service) -> list[str]:

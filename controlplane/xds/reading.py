@@ -169,6 +169,7 @@ _OWN_PORTS = frozenset(getattr(PORTS, name) for name in PORTS.__dataclass_fields
 _BY_WORD: dict[str, Protocol] = {
     **dict.fromkeys(("http", "http2", "h2c", "kubernetes.io/h2c", "kubernetes.io/ws"), "http"),
     **dict.fromkeys(("grpc", "grpc-web"), "grpc"),
+    **dict.fromkeys(("https", "tls", "kubernetes.io/wss"), "tcp"),  # which nobody but the two ends can read
     **dict.fromkeys(("tcp", "mysql", "postgres", "postgresql", "mongo", "redis", "kafka", "amqp", "nats"), "tcp"),
 }
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from controlplane.xds import routes
 from controlplane.xds.annotations import changed
-from controlplane.xds.clusters import balancing
+from controlplane.xds.clusters import balancing, is_asked
 from controlplane.xds.mesh import Port, Service
 from controlplane.xds.policy import Policy
 from controlplane.xds.values import show_duration
@@ -26,8 +26,10 @@ def of(service: Service, port: Port, method: str) -> Iterator[str]:
         f"{policy.max_pending_requests} waiting."
     )
     yield _ejection(policy, tcp=tcp)
-    if policy.health_check:
+    if is_asked(policy, port):
         yield f"Health: each is asked every {show_duration(policy.health_check_interval)}, {_health_check(policy)}"
+    elif policy.health_check and not tcp:
+        yield "Health: none is asked, for the port carries gRPC, which answers no GET."
     yield from _annotations(policy, port)
 
 

@@ -57,8 +57,8 @@ def _of_cluster(name: str, mesh: Mesh, choices: Choices) -> Recipe | None:
     found = scope.read_cluster_name(mesh, name)
     if found is None:
         return None
-    service, _ = found
-    return Recipe((service,), lambda: clusters.cluster(name, service, choices.domain))
+    service, port = found
+    return Recipe((service,), lambda: clusters.cluster(name, service, port, choices.domain))
 
 
 def _of_endpoints(name: str, mesh: Mesh) -> Recipe | None:

@@ -75,6 +75,30 @@ def test_endpoints_are_named_in_the_order_of_preference() -> None:
     assert "in the caller's zone first, 10.0.0.1:8080. Else: 10.0.0.2:8080." in told(of, "orders", by)
 
 
+@pytest.mark.parametrize(
+    ("zone", "second", "preference"),
+    [
+        ("", {"hints": {"forZones": [{"name": "eu-1b"}]}}, "the caller's zone is not known, so wherever they are"),
+        ("eu-1a", {}, "not each has a hint for whom it is, so whatever the caller's zone"),
+    ],
+)
+def test_where_hints_do_not_count_it_is_said_why(zone: str, second: dict[str, Any], preference: str) -> None:
+    near = endpoint("10.0.0.1", hints={"forZones": [{"name": "eu-1a"}]})
+    of = translated(
+        service(trafficDistribution="PreferClose"), slice_of(endpoints=[near, endpoint("10.0.0.2", **second)])
+    )
+    by = Caller("shop", "web-1", node="n1", zone=zone)
+    assert f"Endpoints: {preference}, 10.0.0.1:8080, 10.0.0.2:8080." in told(of, "orders", by)
+
+
+def test_of_a_node_that_nobody_told_of_the_endpoints_are_those_that_its_pods_are_told() -> None:
+    of = translated(service(internalTrafficPolicy="Local"), slice_of(endpoints=[endpoint("10.0.0.1", nodeName="n1")]))
+    by = Caller("shop", "web-1", node="n1")
+    assert "on the caller's node only, 10.0.0.1:8080." in told(of, "orders", by)
+    found = of.get(Kind.ENDPOINTS, of.meant(Kind.ENDPOINTS, "shop/orders:80", by))
+    assert found and b"10.0.0.1" in found.body
+
+
 def test_a_service_without_endpoints_answers_503() -> None:
     assert "none. The answer is 503" in told(translated(service()), "orders")
 
@@ -458,7 +482,42 @@ def test_an_answer_from_the_wrong_file_says_what_is_missing_there(
 def test_a_file_without_endpoints_is_said_to_have_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "service.yaml").write_text(yaml.safe_dump(service()))
     assert main(["explain", "-f", str(tmp_path / "service.yaml"), "--node", "shop/web-1", "orders"]) == 0
-    assert "warning: no EndpointSlice with endpoints is in " in capsys.readouterr().err
+    assert "warning: no EndpointSlice with usable endpoints is in " in capsys.readouterr().err
+
+
+def test_why_a_service_has_fewer_endpoints_than_its_slices_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    objects = service(), slice_of(endpoints=["127.0.0.1"])
+    (tmp_path / "shop.yaml").write_text(yaml.safe_dump_all(objects))
+    assert main(["explain", "-f", str(tmp_path / "shop.yaml"), "--node", "shop/web-1", "orders"]) == 0
+    assert "warning: EndpointSlice shop/orders-a: " in capsys.readouterr().err
+
+
+def test_what_is_piped_in_is_read() -> None:
+    whole = f"{sys.executable} -m controlplane explain -f - --node shop/web-1 orders < docs/examples/traffic.yaml"
+    done = subprocess.run(whole, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, "Cluster shop/orders:80" in done.stdout) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--metrics-port", "99999", "'99999' is no port"),
+        ("--metrics-port", "-1", "'-1' is no port"),
+        ("--xds-address", "127.0.0.1:99999", "'99999' is no port"),
+        ("--xds-address", "garbage", "write an IP and a port, such as 127.0.0.1:15012"),
+        ("--xds-address", "localhost:15012", "write an IP and a port, such as 127.0.0.1:15012"),
+    ],
+)
+def test_an_address_or_port_that_cannot_be_is_told(
+    option: str, value: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--from", "docs/examples", f"{option}={value}"])
+    assert ended.value.code == 2
+    assert f"argument {option}: " in (text := capsys.readouterr().err)
+    assert said in text
 
 
 @pytest.mark.parametrize("command", ["render", "explain"])

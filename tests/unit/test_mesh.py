@@ -77,6 +77,8 @@ def test_the_annotation_for_topology_is_the_older_wish_for_the_zone(key: str) ->
         ({"name": "http", "appProtocol": "kubernetes.io/h2c"}, {}, "http"),
         ({"name": "http", "appProtocol": "TCP"}, {}, "tcp"),
         ({"name": "http", "appProtocol": "example.com/own"}, {}, "auto"),
+        ({"name": "https"}, {}, "tcp"),
+        ({"name": "web", "appProtocol": "kubernetes.io/wss"}, {}, "tcp"),
         ({"name": "http", "appProtocol": "http"}, {"protocol": "tcp"}, "tcp"),
         ({"name": "http"}, {"protocol": "80=tcp"}, "tcp"),
         ({"name": "http"}, {"protocol": "81=tcp"}, "http"),

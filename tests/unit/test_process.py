@@ -21,7 +21,6 @@ from prometheus_client import CollectorRegistry
 
 from controlplane import monitoring, proxies
 from controlplane.apiserver import KubeError, connect
-from controlplane.xds.disk import DiskError
 from controlplane.xds.metrics import PREFIX
 from controlplane.xds.service import Place
 from controlplane.xds.translate import Choices
@@ -45,9 +44,9 @@ class Serving:
     xds_port: int
     log: Path
 
-    def ask(self, path: str, method: str = "GET") -> tuple[int, str]:
+    def ask(self, path: str, method: str = "GET", **headers: str) -> tuple[int, str]:
         with closing(http.client.HTTPConnection("127.0.0.1", self.metrics_port, timeout=10)) as connection:
-            connection.request(method, path)
+            connection.request(method, path, headers=headers)
             with connection.getresponse() as response:
                 return response.status, response.read().decode()
 
@@ -163,6 +162,17 @@ def test_there_are_no_other_pages(serving: Serving, path: str, method: str) -> N
     assert serving.ask(path, method)[0] == 404
 
 
+@pytest.mark.parametrize("headers", [{"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Host": "["}])
+def test_a_page_in_the_browser_of_who_forwards_the_port_gives_no_operators_word(
+    serving: Serving, headers: dict[str, str]
+) -> None:
+    assert serving.ask("/debug/release", "POST", **headers)[0] == 404
+
+
+def test_a_monitor_may_ask_with_parameters(serving: Serving) -> None:
+    assert serving.ask("/metrics?x=1")[0] == 200
+
+
 def test_beyond_loopback_nothing_is_served_without_tls(manifests: Path) -> None:
     command = [sys.executable, "-m", "controlplane", "serve", "--from", str(manifests), "--xds-address", "0.0.0.0:0"]
     command += ["--metrics-port", "0", "--metrics-address", "127.0.0.1"]
@@ -183,13 +193,6 @@ def test_manifests_that_are_nowhere_are_refused(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "controlplane", "serve", "--from", str(tmp_path / "misspelt.yaml")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, "misspelt.yaml: no such file or folder" in done.stderr) == (2, True)
-
-
-def test_what_cannot_be_read_ten_times_a_second_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    part = proxies.of_disk(tmp_path, Place(address="127.0.0.1:0"), Choices(), CollectorRegistry())
-    for problem in ("gone", "gone", "no YAML", "gone"):
-        part.unreadable(DiskError(problem))
-    assert [one.facts["problem"] for one in caplog.records] == ["gone", "no YAML", "gone"]  # type: ignore[attr-defined]
 
 
 def test_clients_that_speak_no_tls_and_leave_in_the_middle_fill_no_log(tmp_path: Path, manifests: Path) -> None:

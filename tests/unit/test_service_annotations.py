@@ -141,12 +141,19 @@ def test_consistent_hash_without_a_word_on_what_is_told() -> None:
         {"warm_up": "30s", "load_balancing": "latency"},
         {"warm_up": "30s", "load_balancing": "consistent-hash", "hash_on": "source-ip"},
         {"health_check_interval": "5s"},
+        {"retry_on": "5xx", "retries": "0"},
+        {"eject_for": "1m", "eject_after": "0"},
     ],
     ids=" ".join,
 )
 def test_what_does_nothing_for_want_of_another_annotation_is_told(texts: dict[str, str]) -> None:
     (problem,) = read(**texts)[1]
-    assert problem.startswith(f"{PREFIX}{next(iter(texts)).replace('_', '-')} does nothing with")
+    assert problem.startswith(f"{PREFIX}{next(iter(texts)).replace('_', '-')} does nothing w")
+
+
+def test_a_request_that_may_take_no_longer_than_one_attempt_is_told() -> None:
+    assert "retry-timeout does nothing" in read(retry_timeout="2s", timeout="2s")[1][0]
+    assert read(retry_timeout="1s", timeout="2s")[1] == ()
 
 
 @pytest.mark.parametrize(

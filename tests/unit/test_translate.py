@@ -292,6 +292,23 @@ def test_nobody_is_asked_for_his_health_unless_the_author_says_so() -> None:
     assert check["http_health_check"] == {"path": "/healthz", "host": "orders.shop.svc.cluster.local"}
 
 
+@pytest.mark.parametrize(
+    ("check", "asked"),
+    [("/healthz", {80, 8080}), ("grpc", {80, 8080, 90}), ("tcp", {80, 8080, 90, 5432, 443})],
+)
+def test_nobody_is_asked_for_his_health_in_a_language_that_he_does_not_speak(check: str, asked: set[int]) -> None:
+    ports: list[Json] = [
+        {"port": 80},
+        {"port": 8080, "name": "http"},
+        {"port": 90, "name": "grpc"},
+        {"port": 5432, "name": "postgres"},
+        {"port": 443, "name": "https"},
+    ]
+    of = translated(service(ports=ports, annotations={"health-check": check}))
+    clusters = {one["port"]: source(of, Kind.CLUSTER, f"shop/orders:{one['port']}") for one in ports}
+    assert {port for port, found in clusters.items() if "health_checks" in found} == asked
+
+
 def test_the_circuit_breakers_state_is_a_metric() -> None:
     assert cluster()["circuit_breakers"]["thresholds"][0]["track_remaining"]
 
