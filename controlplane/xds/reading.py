@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from controlplane.ports import PORTS
-from controlplane.xds import addresses, annotations, objects
+from controlplane.xds import addresses, objects, policies
 from controlplane.xds.annotations import PREFIX
 from controlplane.xds.mesh import Batch, Endpoint, Form, Key, Locality, Port, Problem, Protocol, Service, Workload
 from controlplane.xds.policy import Policy
@@ -68,7 +68,7 @@ def service(raw: Any) -> Service | Problem:
     if not _LABEL.fullmatch(key.name) or not _LABEL.fullmatch(key.namespace):
         return _problem("Service", found.metadata, "its name is no DNS label")
     sticky = spec.session_affinity == "ClientIP"
-    policy, problems = annotations.read(found.metadata.annotations or {}, sticky=sticky)
+    policy, problems = policies.read(found.metadata.annotations or {}, sticky=sticky)
     form = _form(spec)
     addresses, refused = _cluster_ips(spec)
     ports, left_out = _ports(spec.ports or [], policy)
@@ -98,13 +98,13 @@ def service(raw: Any) -> Service | Problem:
 def _in_vain(policy: Policy, form: Form, ports: tuple[Port, ...]) -> tuple[str, ...]:
     match form:
         case "external":
-            return annotations.in_vain(policy, "an ExternalName Service passes through to the address that was dialled")
+            return policies.in_vain(policy, "an ExternalName Service passes through to the address that was dialled")
         case "headless":
-            return annotations.in_vain(policy, "a headless Service passes through to the pod that was dialled")
+            return policies.in_vain(policy, "a headless Service passes through to the pod that was dialled")
         case "balanced":
             # A port of TCP beside others takes what it can of annotations that are for those.
             only_tcp = ports and all(port.protocol == "tcp" for port in ports)
-            return annotations.in_vain_over_tcp(policy) if only_tcp else ()
+            return policies.in_vain_over_tcp(policy) if only_tcp else ()
 
 
 def _form(spec: objects.ServiceSpec) -> Form:

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from controlplane.xds import routes
-from controlplane.xds.annotations import changed
 from controlplane.xds.clusters import balancing, is_asked
 from controlplane.xds.mesh import Port, Service
+from controlplane.xds.policies import changed
 from controlplane.xds.policy import Policy
 from controlplane.xds.values import show_duration
 

@@ -96,7 +96,8 @@ def test_of_a_node_that_nobody_told_of_the_endpoints_are_those_that_its_pods_are
     by = Caller("shop", "web-1", node="n1")
     assert "on the caller's node only, 10.0.0.1:8080." in told(of, "orders", by)
     found = of.get(Kind.ENDPOINTS, of.meant(Kind.ENDPOINTS, "shop/orders:80", by))
-    assert found and b"10.0.0.1" in found.body
+    assert found is not None
+    assert b"10.0.0.1" in found.body
 
 
 def test_a_service_without_endpoints_answers_503() -> None:

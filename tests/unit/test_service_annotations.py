@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controlplane.xds import annotations
+from controlplane.xds import annotations, policies
 from controlplane.xds.annotations import PREFIX, TABLE, Annotation
 from controlplane.xds.policy import DEFAULT, Policy
 from controlplane.xds.values import show_duration
@@ -16,25 +16,25 @@ GUIDE = Path(__file__).parents[2] / "docs/traffic.md"
 
 
 def read(**texts: str) -> tuple[Policy, tuple[str, ...]]:
-    return annotations.read({PREFIX + name.replace("_", "-"): text for name, text in texts.items()})
+    return policies.read({PREFIX + name.replace("_", "-"): text for name, text in texts.items()})
 
 
 @pytest.mark.parametrize("row", TABLE, ids=[row.name for row in TABLE])
 def test_the_example_of_every_annotation_changes_the_policy(row: Annotation) -> None:
-    policy, _ = annotations.read({row.key: row.example})
+    policy, _ = policies.read({row.key: row.example})
     assert getattr(policy, row.field) != getattr(DEFAULT, row.field)
 
 
 @pytest.mark.parametrize("row", TABLE, ids=[row.name for row in TABLE])
 def test_what_differs_from_the_defaults_is_shown_as_its_author_would_write_it(row: Annotation) -> None:
-    policy, _ = annotations.read({row.key: row.example})
-    ((found, text),) = annotations.changed(policy)
+    policy, _ = policies.read({row.key: row.example})
+    ((found, text),) = policies.changed(policy)
     assert found is row
     assert row.parse(text) == row.parse(row.example)
 
 
 def test_the_defaults_are_not_what_an_annotation_says() -> None:
-    assert list(annotations.changed(DEFAULT)) == []
+    assert list(policies.changed(DEFAULT)) == []
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_what_the_guide_says_to_kubectl_annotate_is_taken() -> None:
     for line in said:
         words = [word.partition("=") for word in line.split() if not word.startswith("--")]
         assert {key.removesuffix("" if sign else "-") for key, sign, _ in words} - set(annotations.BY_KEY) == set()
-        assert annotations.read({key: text for key, sign, text in words if sign})[1] == ()
+        assert policies.read({key: text for key, sign, text in words if sign})[1] == ()
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_what_the_guide_says_to_kubectl_annotate_is_taken() -> None:
     ],
 )
 def test_values_as_authors_write_them(name: str, text: str, field: str, value: object) -> None:
-    policy, _ = annotations.read({PREFIX + name: text})
+    policy, _ = policies.read({PREFIX + name: text})
     assert getattr(policy, field) == value
 
 
@@ -114,7 +114,7 @@ def test_values_as_authors_write_them(name: str, text: str, field: str, value: o
     ],
 )
 def test_a_bad_value_is_told_with_what_is_allowed_and_the_rest_applies(name: str, text: str) -> None:
-    policy, problems = annotations.read({PREFIX + name: text, PREFIX + "retry-timeout": "1s"})
+    policy, problems = policies.read({PREFIX + name: text, PREFIX + "retry-timeout": "1s"})
     assert policy == Policy(retry_timeout=1000)
     (problem,) = problems
     assert problem.startswith(f"{PREFIX}{name}: {text!r}: use ")
@@ -127,7 +127,7 @@ def test_an_unknown_annotation_of_ours_is_told_with_the_nearest() -> None:
 
 
 def test_annotations_of_others_are_nobodys_business_here() -> None:
-    assert annotations.read({"example.com/retries": "x", "retries": "y"}) == (DEFAULT, ())
+    assert policies.read({"example.com/retries": "x", "retries": "y"}) == (DEFAULT, ())
 
 
 def test_consistent_hash_without_a_word_on_what_is_told() -> None:
@@ -171,7 +171,7 @@ def test_what_does_something_is_not_told(texts: dict[str, str]) -> None:
 
 @given(st.dictionaries(st.sampled_from([row.key for row in TABLE]), st.text(max_size=300)))
 def test_no_value_whatever_raises_and_no_message_is_long(texts: dict[str, str]) -> None:
-    _, problems = annotations.read(texts)
+    _, problems = policies.read(texts)
     assert all(len(problem) < 1200 for problem in problems)
 
 
