@@ -127,10 +127,12 @@ def serving(faulty: Faulty) -> Iterator[Kube]:
     thread.start()
     configuration = Configuration()
     configuration.host, configuration.retries = f"http://127.0.0.1:{server.server_address[1]}", 1
+    client = ApiClient(configuration)
     try:
-        yield Kube(ApiClient(configuration))
+        yield Kube(client)
     finally:
         faulty.over.set()
+        client.rest_client.pool_manager.clear()  # what is kept alive keeps a thread of the server's
         server.shutdown()
         thread.join()
         server.server_close()

@@ -60,7 +60,7 @@ def test_a_pod_is_ready_in_time_and_its_traffic_flows_where_the_control_plane(
         pod = created(place, plane, address, nameserver)
         began = monotonic()
         pod.kubelet.start()
-        pod.kubelet.wait_until_ready()
+        pod.kubelet.wait_until_ready(4 * READY_SECONDS)  # in every round
         took = monotonic() - began
         assert pod.call(lambda: ask(CLUSTER_IP, 80, "/")) == (200, "one")
         pod.kubelet.kill()

@@ -24,6 +24,7 @@ from controlplane.xds.session import NAMES
 from controlplane.xds.snapshot import Caller, Kind
 from controlplane.xds.topic import MAX_NAMES
 from controlplane.xds.transport import Limits
+from tests.logs import notices
 from tests.proxies import Proxy, asking, call, channel, connected, status
 from tests.soak.flood import allow
 from tests.tokens import token
@@ -128,8 +129,7 @@ def test_ten_thousand_streams_of_one_pod_take_the_place_of_three_and_are_told_on
             assert here.counted("streams") <= STREAMS_PER_POD + 1
 
     run(story)
-    ours = (record for record in caplog.records if record.threadName == "MainThread")  # not of a former test
-    assert [record.getMessage() for record in ours if record.name == "controlplane"] == ["ended", "slowed"]
+    assert notices(caplog) == ["ended", "slowed"]
 
 
 def test_who_connects_and_says_nothing_is_disconnected() -> None:

@@ -148,11 +148,13 @@ def test_how_long_nothing_was_heard_of_a_kind_is_a_metric_and_a_bookmark_ends_it
     with serving_api(faulty) as api:
         begun, part = monotonic(), proxies.of_cluster(api, Place(address="127.0.0.1:0"), Choices(), registry)
         part.start()
-        eventually(lambda: min(silence("service"), silence("endpointslice")) >= 0.5, "half a second of silence")
-        assert silence("service") <= monotonic() - begun
-        told.set()
-        eventually(lambda: silence("service") < silence("endpointslice") - 0.4, "of Services something was heard")
-        part.stop(0)
+        try:
+            eventually(lambda: min(silence("service"), silence("endpointslice")) >= 0.5, "half a second of silence")
+            assert silence("service") <= monotonic() - begun
+            told.set()
+            eventually(lambda: silence("service") < silence("endpointslice") - 0.4, "of Services something was heard")
+        finally:
+            part.stop(0)
 
 
 @pytest.mark.parametrize(

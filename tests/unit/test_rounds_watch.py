@@ -2,10 +2,10 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from itertools import count
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -54,6 +54,20 @@ def publishing(faulty: Faulty) -> Iterator[Counting]:
             running.stop()
             faulty.over.set()
             thread.join()
+            running._watching.join(10)
+            assert not running._watching.is_alive()
+
+
+def settled(running: Counting) -> int:
+    """How many rounds there were, once none is due: none came for ten times as long as one waits for the next."""
+
+    def is_quiet() -> bool:
+        before = running.made
+        threading.Event().wait(10 * rounds.BREATH_SECONDS)
+        return running.made == before > 0
+
+    eventually(is_quiet, "no round is due")
+    return running.made
 
 
 def growing() -> Callable[[Asked], Json]:
@@ -68,11 +82,16 @@ def versions(faulty: Faulty) -> list[str]:
 
 
 def test_whenever_a_namespace_opts_in_or_out_there_is_a_round() -> None:
-    told = SimpleQueue[Json]()
-    faulty = Faulty(growing(), lambda _: iter(told.get, None))
+    def watches(_asked: Asked) -> Iterator[object]:
+        while not faulty.over.is_set():
+            with suppress(Empty):
+                yield told.get(timeout=0.01)
+
+    told, faulty = SimpleQueue[Json](), Faulty(growing(), watches)
     with publishing(faulty) as running:
-        for number, what in enumerate(("ADDED", "DELETED", "ADDED", "MODIFIED"), start=2):  # of its start are two
-            before = running.made
+        eventually(lambda: versions(faulty) == ["1"], "it watches")
+        for number, what in enumerate(("ADDED", "DELETED", "ADDED", "MODIFIED"), start=2):
+            before = settled(running)
             told.put(event(what, f"{number}"))
             eventually(lambda: running.made > before, "a round")  # noqa: B023
 
@@ -95,8 +114,8 @@ def test_after_a_watch_that_failed_there_is_a_round_and_it_watches_from_what_the
 
     begun, faulty = threading.Event(), Faulty(growing(), watches)
     with publishing(faulty) as running:
-        eventually(lambda: versions(faulty) == ["1"] and running.made, "it watches")
-        before = running.made
+        eventually(lambda: versions(faulty) == ["1"], "it watches")
+        before = settled(running)
         begun.set()
         eventually(lambda: running.made > before, "a round")
         eventually(lambda: versions(faulty) == ["1", "2"], "it watches again")

@@ -24,6 +24,7 @@ from controlplane.xds.translate import Choices
 from controlplane.xds.translated import Translated
 from controlplane.xds.transport import Limits
 from tests import cluster
+from tests.logs import notices
 from tests.proxies import Proxy, call, channel, connected, refusal
 from tests.worlds import World, world
 
@@ -32,12 +33,6 @@ CDS, EDS, LDS, RDS = Kind
 
 def callers(identity: Identity) -> Caller:
     return Caller(identity.namespace, identity.pod)
-
-
-def notices(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What this test's server writes to the log; threads of former tests may still end."""
-    ours = (record for record in caplog.records if record.threadName == "MainThread")
-    return [record.getMessage() for record in ours if record.name == "controlplane"]
 
 
 class Running:
@@ -184,7 +179,7 @@ def test_what_is_known_of_a_stream_that_ended_goes_at_once(
             proxy = Proxy(call(connection), "web-0.shop")
             await proxy.ask(CDS)
             await proxy.call.read()
-            (first,) = sessions()
+            first = ref(next(iter(here.server._sessions)))
             await end(proxy, connection)
             async with asyncio.timeout(10):
                 while first() is not None:  # noqa: ASYNC110  that nothing holds it is what is waited for
@@ -196,10 +191,6 @@ def test_what_is_known_of_a_stream_that_ended_goes_at_once(
         run(story)
     finally:
         gc.enable()
-
-
-def sessions() -> list[ref[session.Session]]:
-    return [ref(one) for one in gc.get_objects() if isinstance(one, session.Session)]
 
 
 @pytest.mark.parametrize("data", [b"\xff" * 100, b"GET / HTTP/1.1\r\n\r\n", bytes(range(256))])
