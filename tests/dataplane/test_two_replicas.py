@@ -81,7 +81,8 @@ class Replica:
 
     def holds(self, pod: str) -> Mapping[str, Any]:
         """What a pod's proxy has, by type, name and version."""
-        page = self._plane.lab.node.call(lambda: ask("127.0.0.1", self._pages, f"/debug/proxies/shop/{pod}"))[1]
+        path = f"/debug/proxies/shop/{pod}"
+        page = self._plane.lab.node.call(lambda: ask("127.0.0.1", self._pages, path, host="localhost"))[1]
         found: Mapping[str, Any] = json.loads(page)[0]["holds"]
         return found
 
@@ -186,7 +187,7 @@ def test_what_people_ask_is_answered_on_loopback_alone(place: Lab, tmp_path: Pat
 
     def status(address: str, path: str, method: str = "GET") -> int:
         headers = {"X-Forwarded-For": "127.0.0.1", "Forwarded": "for=127.0.0.1"}
-        return place.node.call(lambda: ask(address, pages, path, method, **headers))[0]
+        return place.node.call(lambda: ask(address, pages, path, method, "localhost", **headers))[0]
 
     with plane.serving("--metrics-address", "::"):
         eventually(partial(is_open, place, pages), "it answers")
