@@ -566,12 +566,13 @@ def test_a_file_that_is_no_yaml_changes_nothing_and_is_named(tmp_path: Path, dis
 
 
 def test_what_cannot_be_read_is_told_once_until_it_can_be_and_counts_as_silence(
-    tmp_path: Path, disk: list[Exception], feed: Feed
+    tmp_path: Path, disk: list[Exception], feed: Feed, told: Told
 ) -> None:
+    told.until(lambda found: addresses(found) == ["10.0.0.1"])
     bad = tmp_path / "bad.yaml"
     for times in (1, 2):
         bad.write_text("a: [")
-        eventually(lambda: feed.silence().get("Service", 0) > 5 * LOOK_SECONDS, "nothing is heard")
+        eventually(lambda: feed.silence()["Service"] > 5 * LOOK_SECONDS, "nothing is heard")
         assert len(disk) == times
         bad.unlink()
         eventually(lambda: feed.silence()["Service"] < 2 * LOOK_SECONDS, "it is read again")
