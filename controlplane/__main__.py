@@ -147,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
         "host", nargs="?", help="as the application would write it: orders, orders:80, http://orders.shop/"
     )
     asked.add_argument("--calls", metavar="PAGE", help=CALLS)
-    explain.add_argument("--method", default="GET", help="of the request (default: GET)")
+    explain.add_argument("--method", type=str.upper, default="GET", help="of the request (default: GET)")
     for command, run in ((bootstrap, _print), (serve, _serve), (render, _render), (explain, _explain)):
         command.add_argument("--settings", type=Path, metavar="FILE", help="the settings file of the webhook")
         command.set_defaults(run=run)

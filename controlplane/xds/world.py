@@ -25,6 +25,7 @@ class World:
         self._touched: set[Key] = set()  # Services whose endpoints may differ
         self._fewer: set[Key] = set()  # those of them that lost one
         self._services: set[Key] = set()  # Services that may differ themselves
+        self._twice: dict[What, frozenset[Problem]] = {}
         self._rest = False
         self._mesh = Mesh()
 
@@ -48,13 +49,18 @@ class World:
         self._there[what].pop(name, None)
 
     def replace(self, what: What, raws: Iterable[Any]) -> None:
-        """These are all the objects of their kind."""
-        gone = set(self._there[what])
+        """These are all the objects of their kind. Of two that have one name, as files may have, the last counts."""
+        seen, twice = set[Key](), set[Problem]()
         for raw in raws:
-            gone.discard(key_of(raw))
+            name = key_of(raw)
+            if name in seen and name.name:
+                twice.add(Problem(f"{what} {name}", "is there more than once: the last one counts"))
+            seen.add(name)
             self.put(what, raw)
-        for name in gone:
+        for name in self._there[what].keys() - seen:
             self.remove(what, name)
+        if twice != self._twice.get(what, set()):
+            self._twice[what], self._rest = frozenset(twice), True
 
     @property
     def touched(self) -> frozenset[Key]:
@@ -154,7 +160,7 @@ class World:
         return sum(len(batch.ports) * len(batch.endpoints) for batch in batches)
 
     def _problems(self) -> tuple[Problem, ...]:
-        found: set[Problem] = set()
+        found: set[Problem] = set().union(*self._twice.values())
         for objects in self._there.values():
             for one in objects.values():
                 match one:

@@ -495,6 +495,12 @@ def test_why_a_service_has_fewer_endpoints_than_its_slices_is_said(
     assert "warning: EndpointSlice shop/orders-a: " in capsys.readouterr().err
 
 
+def test_a_method_may_be_written_in_any_case(capsys: pytest.CaptureFixture[str]) -> None:
+    place = str(ROOT / "docs/examples/traffic.yaml")
+    assert main(["explain", "-f", place, "--node", "shop/web-1", "--method", "get", "orders"]) == 0
+    assert "GET may be repeated" in capsys.readouterr().out
+
+
 def test_what_is_piped_in_is_read() -> None:
     whole = f"{sys.executable} -m controlplane explain -f - --node shop/web-1 orders < docs/examples/traffic.yaml"
     done = subprocess.run(whole, shell=True, cwd=ROOT, capture_output=True, text=True)

@@ -153,6 +153,17 @@ def test_an_annotation_that_is_no_text_is_told_and_the_rest_applies(value: Any) 
     assert sorted(told(raw)) == [f"envoy-sidecar.io/retries: {why}", f"example.com/build: {why}"]
 
 
+def test_of_two_objects_of_one_name_the_last_counts_and_that_is_told_until_there_is_one() -> None:
+    """Only files can have two."""
+    there, second = World(), service(clusterIP="10.96.0.2")
+    there.replace("Service", [service(), service("users"), second])
+    found = there.mesh()
+    assert [one.addresses for one in found.all_services()] == [("10.96.0.2",), ("10.96.0.10",)]
+    assert found.problems == (Problem("Service shop/orders", "is there more than once: the last one counts"),)
+    there.replace("Service", [second])
+    assert there.mesh().problems == ()
+
+
 def test_an_annotation_whose_name_is_no_text_is_told_and_the_rest_applies() -> None:
     raw = service(annotations={"timeout": "2s"})
     raw["metadata"]["annotations"][80] = "http"
