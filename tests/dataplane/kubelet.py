@@ -13,7 +13,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Lock, Thread
@@ -136,8 +136,7 @@ class Kubelet:
             else:
                 self._complete(spec)
         for container in self.containers.values():
-            container.start()
-            self._hook(container, "postStart")
+            self._begin(container)
 
     def wait_until_ready(self, seconds: float = 30) -> None:
         self._await(self.ready, "the pod is ready", seconds)
@@ -161,10 +160,10 @@ class Kubelet:
 
         self._tell("", "deleted")
         with ThreadPoolExecutor() as pool:
-            hooks = [pool.submit(self._hook, each, "preStop") for each in self.sidecars.values()]
-            ends = [pool.submit(end, each) for each in self.containers.values()]
-            for done in (*ends, *hooks):
-                done.result()
+            ending: list[Future[Any]] = [pool.submit(self._hook, each, "preStop") for each in self.sidecars.values()]
+            ending += [pool.submit(end, each) for each in self.containers.values()]
+            for one in ending:
+                one.result()
         for sidecar in reversed(self.sidecars.values()):
             sidecar.terminate(max(2.0, deadline - time.monotonic()))  # KEP-753: two seconds more, past the deadline
 
@@ -185,9 +184,14 @@ class Kubelet:
     def _tell(self, container: str, what: str) -> None:
         self.events.append((time.monotonic(), container, what))
 
+    def _begin(self, container: Container) -> None:
+        """Raises NotReadyError if its postStart hook fails, for which the kubelet kills the container."""
+        container.start()
+        if not self._hook(container, "postStart"):
+            raise NotReadyError(f"the postStart hook of {container.name} failed: {tail(container.log)}")
+
     def _bring_up(self, sidecar: Container) -> None:
-        sidecar.start()
-        self._hook(sidecar, "postStart")
+        self._begin(sidecar)
         probe = sidecar.spec.get("startupProbe", {})
         seconds = probe.get("periodSeconds", 10) * probe.get("failureThreshold", 3)
         self._await(lambda: self.passes(sidecar, "startupProbe"), f"{sidecar.name} is up", seconds)
@@ -201,16 +205,16 @@ class Kubelet:
             container.kill()
             raise NotReadyError(f"{container.name} ended with {code}: {tail(container.log)}")
 
-    def _hook(self, container: Container, kind: str) -> None:
-        """Runs a hook to its end; as with the kubelet, its failure is an event and no more."""
+    def _hook(self, container: Container, kind: str) -> bool:
+        """Whether a hook, run to its end, succeeds. A container without that hook does."""
         hook = container.spec.get("lifecycle", {}).get(kind)
         if hook is None:
-            return
+            return True
         self._tell(container.name, kind)
         if "sleep" in hook:
             time.sleep(hook["sleep"]["seconds"])
-        elif not self._ask(container, hook, 30):
-            self._tell(container.name, f"{kind} failed")
+            return True
+        return self._ask(container, hook, 30)
 
     def _ask(self, container: Container, probe: Document, seconds: float) -> bool:
         """Whether a probe's or hook's action succeeds."""
