@@ -56,6 +56,12 @@ class Cache:
         (wake or _wake_all)(noticed)
         return number
 
+    def retain(self, callers: Iterable[Caller]) -> None:
+        """These are connected: nothing is kept ready for others."""
+        if self.snapshot is not None:
+            self._found.clear()  # or the snapshot would not hear who asks for what it has forgotten
+            self.snapshot.retain(callers)
+
     def get(self, kind: Kind, name: str) -> Resource | None:
         """The resource as it is now."""
         found = self._found.get((kind, name))

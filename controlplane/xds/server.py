@@ -88,7 +88,7 @@ class Server:
         self._metrics.changes.inc(self.cache.store(snapshot, self._wake, monotonic()))
         if monotonic() >= self._retained + RETENTION_SECONDS:
             self._retained = monotonic()
-            snapshot.retain({session.caller for session in self._sessions})
+            self.cache.retain({session.caller for session in self._sessions})
         self._metrics.snapshots.inc()
         self._metrics.snapshot_time.set(time())
         if callers is not self._callers:

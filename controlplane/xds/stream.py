@@ -40,7 +40,6 @@ class Conversation:
         self._cache, self._caller, self._wake, self._miss = cache, caller, wake, miss
         self.topics: dict[Kind, Topic] = {}
         self._warming: set[str] = set()  # clusters that were sent before endpoints were first asked for
-        self._settled_at: float | None = None  # since when nothing unanswered names a cluster
         self._patient_until = math.inf  # before that, no answer has been waited for too long
         self._open: dict[Kind, Topic] = {}  # where something may be to say: of thousands, a push looks at no others
         self.rejects = False  # whether there may be something in a topic's `rejected`
@@ -139,28 +138,22 @@ class Conversation:
 
     def _take_away(self, now: float) -> Response | None:
         naming = [topic for kind in _NAMING if (topic := self.topics.get(kind))]
-        if any(topic.flight or topic.waits for topic in naming):
-            self._settled_at = None
-            return None
-        if self._settled_at is None:
-            self._settled_at = now
+        if not any(topic.flight or topic.waits for topic in naming):  # what comes later names nothing that is gone now
+            for topic in self._leaving():
+                topic.settle(now + REMOVAL_SECONDS)
         for topic in self._leaving():
-            if topic.flight is None and now >= self._removal(topic, self._settled_at):
+            if topic.flight is None and (response := topic.take_away(now)) is not None:
                 self._patient_until = min(self._patient_until, now + PATIENCE_SECONDS)
-                return topic.take_away(now)
+                return response
         return None
 
     def _leaving(self) -> list[Topic]:
         return [topic for kind in _NAMED if (topic := self._open.get(kind)) and topic.leaving]
 
-    def _removal(self, topic: Topic, settled_at: float) -> float:
-        return max(settled_at, topic.left_at) + REMOVAL_SECONDS
-
     def _next_alarm(self) -> float | None:
         times = [topic.flight.since + PATIENCE_SECONDS for topic in self.topics.values() if topic.flight]
-        if self._settled_at is not None:
-            times += [self._removal(topic, self._settled_at) for topic in self._leaving() if not topic.flight]
-        return min(times, default=None)
+        times += [min(topic.leaving.values()) for topic in self._leaving() if not topic.flight]
+        return next(filter(math.isfinite, sorted(times)), None)
 
 
 def _nothing(*_: object) -> None:

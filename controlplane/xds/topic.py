@@ -7,6 +7,7 @@ slow proxy skips what lies between, and one that never answers costs nothing mor
 import sys
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
+from math import inf
 from typing import NamedTuple
 
 from controlplane.xds.cache import difference
@@ -43,8 +44,7 @@ class Topic:
     held: dict[str, str | None] = field(default_factory=dict)  # name -> its version there; None: to be told in any case
     rejected: dict[str, str] = field(default_factory=dict)  # name -> a version that the proxy does not take
     without: frozenset[str] = frozenset()  # rejected, and the proxy had none before: it is told of something instead
-    leaving: set[str] = field(default_factory=set)  # gone, but not to be taken away before `take_away`
-    left_at: float = 0.0  # when a name joined these
+    leaving: dict[str, float] = field(default_factory=dict)  # gone, but not to be taken away before that time
     _nonce: int = 0
     _names: set[str] = field(default_factory=set)  # subscribed by name
     _wild: frozenset[str] | None = None  # what the wildcard holds; None: not subscribed to
@@ -100,7 +100,9 @@ class Topic:
         elif names:  # even if one alone: what was at fault may be no longer asked for
             middle = len(names) // 2
             self._trials += [names[middle:], names[:middle]]
-            self.held.update((name, flight.former[name] if flight.versions[name] else None) for name in names)
+            for name in names:
+                if self.held[name] is not None:  # or it is to be told in any case, by now
+                    self.held[name] = flight.former[name] if flight.versions[name] else None
         return Rejected(self.kind, names, request.error)
 
     def _reject(self, name: str, flight: Flight) -> None:
@@ -182,7 +184,7 @@ class Topic:
         self.rejected.pop(name, None)
         self.without -= {name}
         self._due.discard(name)
-        self.leaving.discard(name)
+        self.leaving.pop(name, None)
         self.interest.drop(name)
 
     # Out
@@ -198,10 +200,18 @@ class Topic:
             return response
         return self._send([], [], now) if self._silent else None
 
-    def take_away(self, now: float) -> Response:
-        """Tells that what is `leaving` is gone."""
-        names, self.leaving = sorted(self.leaving), set()
-        return self._send([], names, now)
+    def settle(self, until: float) -> None:
+        """Nothing unanswered names any more what is `leaving`: it may be taken away then, if not before."""
+        for name, time in self.leaving.items():
+            if time == inf:
+                self.leaving[name] = until
+
+    def take_away(self, now: float) -> Response | None:
+        """Tells what is gone, as far as it may be taken away. Not while a response is unanswered."""
+        names = sorted(name for name, time in self.leaving.items() if time <= now)
+        for name in names:
+            del self.leaving[name]
+        return self._send([], names, now) if names else None
 
     def _look(self) -> None:
         """At what the wildcard holds now."""
@@ -232,9 +242,9 @@ class Topic:
                 continue
             resource = (self._now(name) if self._wants(name) else None) or self._remains(name)
             if resource is None:
-                self._miss(name, absent, now)
+                self._miss(name, absent)
                 continue
-            self.leaving.discard(name)
+            self.leaving.pop(name, None)
             if resource.version == self.held[name]:
                 continue
             room -= size(resource)
@@ -263,12 +273,11 @@ class Topic:
     def _wants(self, name: str) -> bool:
         return name in self._names or (self._wild is not None and name in self._wild)
 
-    def _miss(self, name: str, absent: list[str], now: float) -> None:
+    def _miss(self, name: str, absent: list[str]) -> None:
         """There is no such resource, or it is none of this proxy's business any more."""
         held = self.held[name]
         if held and self.kind in (Kind.CLUSTER, Kind.ENDPOINTS):
-            self.leaving.add(name)
-            self.left_at = now
+            self.leaving.setdefault(name, inf)
         elif held != ABSENT:
             absent.append(name)
 

@@ -4,12 +4,12 @@ What a proxy does not use costs nothing. One that does not pass Envoy's own rule
 stays, or what is told instead, and `rejected` tells. Not for several threads.
 """
 
-import hashlib
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 
 from controlplane.extensions import Json
-from controlplane.xds import messages, scope, translate, views
+from controlplane.xds import scope, translate, views
+from controlplane.xds.making import Making, at_once, encoding, finished
 from controlplane.xds.mesh import Key, Mesh, services_that_differ, services_whose_endpoints_differ
 from controlplane.xds.messages import InvalidResource
 from controlplane.xds.scope import View
@@ -18,7 +18,6 @@ from controlplane.xds.translate import Choices, Recipe
 from controlplane.xds.views import OF_VIEW, Views
 
 Name = tuple[Kind, str]
-Making = Generator[None, None, Resource | None]  # a little at each step
 _OF_SERVICE = (Kind.CLUSTER, Kind.ENDPOINTS)
 MOST_REMAINS = 128  # ports of a view: any proxy may say that it has some, and each is some KB here and in its Envoy
 
@@ -105,7 +104,7 @@ class Translated:
     def instead(self, kind: Kind, name: str) -> Resource | None:
         """What is told to a proxy that does not take the resource, and has no other of that name."""
         source = translate.instead(kind, name)
-        return _at_once(kind, name, source) if source else None
+        return at_once(kind, name, source) if source else None
 
     def remains(self, kind: Kind, name: str) -> Resource | None:
         """What a proxy is told of what is gone, if it has it; None: it is taken away."""
@@ -115,18 +114,22 @@ class Translated:
             return None
         port, _ = translate.read_name(kind, shown)
         ports = self._remains[token]
+        if port not in ports and len(ports) == MOST_REMAINS:
+            there = frozenset(self.views.names(view)[Kind.LISTENER])
+            for one in [one for one in ports if scope.listener_name(one) in there]:
+                del ports[one]  # has a Service again
         if port not in ports and (not 0 < port < 1 << 16 or len(ports) == MOST_REMAINS):
             return None
         made = ports.setdefault(port, {})
         if (kind, name) not in made:
-            self._asked[token].add((kind, name))  # or nobody is told when the port has a Service again
-            made[kind, name] = _at_once(kind, name, translate.remains(kind, shown, view, self._choices))
+            made[kind, name] = at_once(kind, shown, translate.remains(kind, shown, view, self._choices))
         return made[kind, name]
 
     def _making(self, kind: Kind, name: str) -> Making:
         """What `get` does, a little at each step."""
         recipe, owner = self._recipe(kind, name)
         if recipe is None or owner is None:
+            self._drop((kind, name))
             return None
         self._asked[owner].add((kind, name))
         made = self._made.get((kind, name))
@@ -159,15 +162,18 @@ class Translated:
         for name in self._concerned(former):
             if compared[name] if name in compared else self._differs(former, *name):
                 yield name[0], _noticed(*name)
+            elif not self._is_there(*name):
+                self._forget(name)
         self._compared = None  # or one snapshot would keep another, and so on
         yield from self.views.groups_that_differ(former.views)
 
     def _concerned(self, former: "Translated") -> Iterator[Name]:
         """What may differ."""
         for key in self._touched(former):
-            yield from self._asked.get(key, set()) | former._asked.get(key, set()) | self._possible(former, key)
+            yield from self._asked.get(key, set()).union(former._asked.get(key, set()), self._possible(former, key))
         for token in self.views.tokens_that_differ(former.views):
-            yield from self._asked.get(token, set()) | former._asked.get(token, set())
+            new = self._possible_in_view(former, token)
+            yield from self._asked.get(token, set()).union(former._asked.get(token, set()), new)
 
     def _recipe(self, kind: Kind, name: str) -> tuple[Recipe | None, Key | str | None]:
         """How it is made, and whose it is: a Service's, or a view's."""
@@ -182,7 +188,7 @@ class Translated:
 
     def _make(self, kind: Kind, name: str, recipe: Recipe, last: Resource | None) -> Making:
         try:
-            made = yield from _encoding(kind, name, recipe, last)
+            made = yield from encoding(kind, _shown(kind, name), recipe.make(), last)
         except InvalidResource as problem:
             self.rejected[kind, name] = str(problem)
         except Exception as bug:  # a bug of ours in one resource must not end streams that have thousands
@@ -195,6 +201,12 @@ class Translated:
     def _drop(self, name: Name) -> None:
         self._made.pop(name, None)
         self.rejected.pop(name, None)
+
+    def _forget(self, name: Name) -> None:
+        """It was not there in the former snapshot either; when it comes, it is among those that are possible."""
+        owner: Key | str = _key(name[1]) if name[0] in _OF_SERVICE else scope.read_view(name[1])[1]
+        if owner in self._asked:
+            self._asked[owner].discard(name)
 
     def _drop_those_gone_since(self, former: "Translated") -> None:
         """Drops what was not there in the former snapshot either, so that nobody has to be told any more."""
@@ -225,16 +237,33 @@ class Translated:
         yield from services_whose_endpoints_differ(former.mesh, self.mesh)
         yield from services_that_differ(former.mesh, self.mesh)
 
-    def _possible(self, former: "Translated", key: Key) -> set[Name]:
-        """Names that somebody may have asked for in vain."""
-        ports = {port.number for one in (self.mesh, former.mesh) if (found := one.service(key)) for port in found.ports}
-        return {(kind, f"{key}:{port}") for kind in _OF_SERVICE for port in ports}
+    def _possible(self, former: "Translated", key: Key) -> Iterator[Name]:
+        """Names that somebody may have asked for in vain; of endpoints at some place, which none is told by."""
+        found = (one.mesh.service(key) for one in (self, former))
+        for service in filter(None, found):
+            for port in service.ports:
+                name = scope.cluster_name(service, port)
+                yield Kind.CLUSTER, name
+                yield Kind.ENDPOINTS, name + scope.near(service.locality, "-")
+
+    def _possible_in_view(self, former: "Translated", token: str) -> Iterator[Name]:
+        """The same of listeners and their routes: those that came."""
+        view = self.views.known(token)
+        if view is not None:
+            here, there = (one.views.names(view)[Kind.LISTENER] for one in (self, former))
+            for name in {*here}.difference(there):
+                port, _ = translate.read_name(Kind.LISTENER, name)
+                yield Kind.LISTENER, name + scope.in_view(view)
+                yield Kind.ROUTES, scope.routes_name(port) + scope.in_view(view)
 
     def _differs(self, former: "Translated", kind: Kind, name: str) -> bool:
         if (kind, name) in self._made or (kind, name) in former._made:
             was, now = former.get(kind, name), self.get(kind, name)
             return (was and was.version) != (now and now.version)
-        return (former._recipe(kind, name)[0] is None) is not (self._recipe(kind, name)[0] is None)
+        return former._is_there(kind, name) is not self._is_there(kind, name)
+
+    def _is_there(self, kind: Kind, name: str) -> bool:
+        return (kind, name) in self._made or self._recipe(kind, name)[0] is not None
 
 
 def _noticed(kind: Kind, name: str) -> str:
@@ -242,35 +271,10 @@ def _noticed(kind: Kind, name: str) -> str:
     return name.partition("@")[0] if kind is Kind.ENDPOINTS else name
 
 
+def _shown(kind: Kind, name: str) -> str:
+    """As proxies call it."""
+    return scope.read_view(name)[0] if kind in OF_VIEW else _noticed(kind, name)
+
+
 def _key(name: str) -> Key:
     return Key(*name.partition(":")[0].split("/", 1))
-
-
-def _encoding(kind: Kind, name: str, recipe: Recipe, last: Resource | None) -> Making:
-    """A resource, from its canonical source; `last` if that is the same. Raises InvalidResource."""
-    texts, parts, version = [], [], hashlib.sha256()
-    for text in messages.canonical(kind, recipe.make()):
-        texts.append(text)
-        version.update(text.encode())
-        yield
-    if last is not None and last.version == version.hexdigest()[:16]:
-        return last
-    for text in texts:
-        parts.append(messages.part(kind, text))
-        yield
-    shown = scope.read_view(name)[0] if kind in OF_VIEW else _noticed(kind, name)
-    return Resource(shown, version.hexdigest()[:16], messages.put_together(kind, parts))
-
-
-def _at_once(kind: Kind, name: str, source: Json) -> Resource | None:
-    return finished(_encoding(kind, name, Recipe((), lambda: source), None))
-
-
-def finished(making: Making) -> Resource | None:
-    """All steps at once."""
-    while True:
-        try:
-            next(making)
-        except StopIteration as end:
-            found: Resource | None = end.value
-            return found

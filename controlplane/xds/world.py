@@ -4,7 +4,7 @@ Only what an object touches is made anew, so a change costs the same in a large 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal, cast
 
 from controlplane.xds import reading
@@ -78,18 +78,23 @@ class World:
         return self._rest or bool(self._services)
 
     def mesh(self, of: Iterable[Key] | None = None, *, rest: bool = True) -> Mesh:
-        """The Mesh, with the endpoints of these Services as they are now (None: of all); `rest`: all else too."""
+        """The Mesh, with the endpoints of these Services as they are now (None: of all); `rest`: all else too.
+
+        A Service whose slices mean something else by now goes with its endpoints.
+        """
         chosen = set(self._touched if of is None else self._touched & set(of)) | (self._services if rest else set())
+        services = {name for name in self._services & chosen if rest or self._reads_otherwise(name)}
         self._mesh = Mesh(
-            services=self._merged_services() if rest and self._services else self._mesh.services,
+            services=self._merged_services(services) if services else self._mesh.services,
             endpoints=self._merged_endpoints(chosen),
             zones=self._zones() if rest and self._rest else self._mesh.zones,
             workloads=self._workloads() if rest and self._rest else self._mesh.workloads,
             problems=self._problems() if rest and self._rest else self._mesh.problems,
         )
-        self._touched, self._fewer = self._touched - chosen, self._fewer - chosen
-        if rest:
-            self._services, self._rest = set(), False
+        self._touched -= chosen
+        self._fewer -= chosen
+        self._services -= services
+        self._rest = self._rest and not rest
         return self._mesh
 
     def _arrive(self, name: Key, found: _Found) -> None:
@@ -118,11 +123,18 @@ class World:
             case _:
                 self._rest = True
 
-    def _merged_services(self) -> Mapping[str, Mapping[str, Service]]:
+    def _reads_otherwise(self, name: Key) -> bool:
+        """Whether a Service gives its slices another meaning: told without it, its ports may be without endpoints."""
+        was, now = self._mesh.service(name), self._there["Service"].get(name)
+        if was is None or not isinstance(now, Service):
+            return False
+        return (was.form, was.families, was.ports) != (now.form, now.families, now.ports)
+
+    def _merged_services(self, names: Collection[Key]) -> Mapping[str, Mapping[str, Service]]:
         merged = dict(self._mesh.services)
-        for namespace in {name.namespace for name in self._services}:
+        for namespace in {name.namespace for name in names}:
             merged[namespace] = dict(merged.get(namespace, {}))
-        for name in self._services:
+        for name in names:
             found = self._there["Service"].get(name)
             own = cast("dict[str, Service]", merged[name.namespace])
             if isinstance(found, Service):

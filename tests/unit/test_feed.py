@@ -21,7 +21,7 @@ from controlplane.xds.guard import SECONDS, Guard
 from controlplane.xds.mesh import Key, Mesh
 from controlplane.xds.world import WHAT, What
 from tests.apiserver.processes import eventually
-from tests.cluster import addresses, endpoint, mesh, node, pod, service, slice_of
+from tests.cluster import addresses, endpoint, mesh, node, pod, service, slice_of, world
 
 ORDERS, USERS = Key("shop", "orders"), Key("shop", "users")
 DEADLINE_SECONDS = 10.0
@@ -402,6 +402,20 @@ def test_what_happens_is_told(feed: Feed, told: Told) -> None:
     told.until(lambda found: addresses(found) == [])
     feed.remove("Service", service())
     told.until(lambda found: found.services == {})
+
+
+def test_endpoints_that_mean_another_port_by_now_are_told_with_it_and_no_service_besides() -> None:
+    """A second port forces a name on the first, and its slices follow within milliseconds."""
+    there = world(service(), slice_of())
+    there.mesh()
+    there.put("Service", service(ports=[{"port": 80, "name": "http"}, {"port": 81, "name": "more"}]))
+    there.put("EndpointSlice", slice_of(ports=[{"port": 8080, "name": "http"}]))
+    there.put("Service", service("users"))
+    there.put("EndpointSlice", slice_of("users"))
+    found = there.mesh(there.touched, rest=False)
+    assert addresses(found, port="http") == ["10.0.0.1"]
+    assert [one.key.name for one in found.all_services()] == ["orders"]
+    assert [one.key.name for one in there.mesh().all_services()] == ["orders", "users"]
 
 
 def test_a_list_is_the_truth_about_what_was_missed(feed: Feed, told: Told) -> None:

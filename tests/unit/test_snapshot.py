@@ -1,5 +1,6 @@
 """Versions, what differs between two snapshots, and that it does not matter how a cluster came to be as it is."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from controlplane.xds import messages
 from controlplane.xds.cache import Cache
 from controlplane.xds.scope import Scope
 from controlplane.xds.snapshot import Caller, Kind
+from controlplane.xds.stream import PATIENCE_SECONDS
 from controlplane.xds.translate import Choices
 from controlplane.xds.translated import MOST_REMAINS, Translated
 from controlplane.xds.world import WHAT, What, World, key_of
@@ -190,6 +192,16 @@ def test_what_is_gone_for_good_leaves_nothing_behind() -> None:
     assert not [owner for owner in of._asked if "orders" in str(owner)]
 
 
+def test_ports_that_a_service_had_leave_nothing_behind() -> None:
+    former = Translated(mesh(), Choices())
+    for number in range(100, 110):
+        of = former.next(mesh(service(ports=[number]), slice_of()))
+        list(of.changed(former))
+        everything(former := of)
+    names = {name for asked in of._asked.values() for _, name in asked} | {name for _, name in of._made}
+    assert not [name for name in names if re.search(r"10[0-7]", name)]
+
+
 EVERYWHERE = [
     service("local", internalTrafficPolicy="Local"),
     service("spread", trafficDistribution="PreferSameZone"),
@@ -268,6 +280,23 @@ def test_a_service_that_comes_to_prefer_what_is_near_tells_each_caller_of_its_en
     assert not any(cache.subscriptions().values())
 
 
+@pytest.mark.parametrize("kept", [NEAR, {"trafficDistribution": "PreferSameNode"}, {"internalTrafficPolicy": "Local"}])
+def test_a_service_that_comes_back_is_told_to_who_still_has_its_cluster(kept: Json) -> None:
+    """Meanwhile so much happened that nobody remembers by which names it was asked for."""
+    cache = Cache()
+    cache.store(former := translated(service(**kept), slice_of(), *PLACES))
+    proxy = located(cache, "n1", "eu-1a")
+    for number in range(3):
+        cache.store(former := former.next(mesh(service("other", annotations={"retries": f"{number}"}), *PLACES)))
+        proxy.settle()
+    there = endpoint("10.0.0.9", nodeName="n1")
+    cache.store(former.next(mesh(service(**kept), slice_of(endpoints=[there]), *PLACES)))
+    assert Kind.ENDPOINTS in [response.kind for response in proxy.settle()]
+    proxy.now += PATIENCE_SECONDS
+    proxy.settle()
+    assert proxy.holds == located(cache, "n1", "eu-1a").holds
+
+
 def test_a_caller_that_turns_out_to_be_elsewhere_is_told_of_the_endpoints_there_and_nothing_else() -> None:
     cache = Cache()
     cache.store(translated(service(**NEAR), HINTED, *PLACES))
@@ -314,6 +343,19 @@ def test_what_remains_is_bounded_for_a_proxy_may_say_that_it_has_anything() -> N
     proxy.ask(Kind.LISTENER, has={f"out_{port}": "1" for port in range(1, 1000)} | {"out_99999": "1", "x": "1"})
     (response,) = proxy.told()
     assert (len(response.resources), len(response.removed)) == (MOST_REMAINS, 1001 - MOST_REMAINS)
+
+
+def test_what_remains_of_a_port_is_forgotten_when_it_has_a_service_again() -> None:
+    """Or those of many ports that come and go would take the room of those that are gone."""
+    cache, former = Cache(), translated()
+    cache.store(former)
+    proxy = Proxy(cache)
+    proxy.ask(Kind.LISTENER)
+    for first in (1000, 2000, 1000, 2000):
+        ports = range(first, first + MOST_REMAINS)
+        cache.store(former := former.next(mesh(service(ports=list(ports)))))
+        proxy.settle()
+    assert len(proxy.holds[Kind.LISTENER]) == 2 * MOST_REMAINS
 
 
 # However it came about

@@ -10,11 +10,12 @@ from controlplane.clusters import PASSTHROUGH
 from controlplane.extensions import Json
 from controlplane.headers import ASKS_LOAD, LOAD_REPORT, UNPROCESSED
 from controlplane.xds import clusters, messages, translate
+from controlplane.xds.making import finished
 from controlplane.xds.routes import BODY_BYTES
 from controlplane.xds.scope import Scope, View
 from controlplane.xds.snapshot import Caller, Kind
 from controlplane.xds.translate import Choices, Recipe
-from controlplane.xds.translated import Translated, finished
+from controlplane.xds.translated import Translated
 from tests.cluster import WEB, endpoint, node, service, slice_of, terminating, translated
 from tests.static_form import routes_of
 

@@ -560,9 +560,20 @@ def test_what_leaves_later_stays_as_long() -> None:
     envoy.cache.store(world())
     assert said(envoy) == []
     envoy.now = REMOVAL_SECONDS
-    assert said(envoy) == []
+    assert settled(envoy) == ["CLUSTER -a"]
+    assert envoy.conversation.alarm == 2 * REMOVAL_SECONDS - 0.5
     envoy.now = 2 * REMOVAL_SECONDS - 0.5
-    assert said(envoy) == ["CLUSTER -a -b"]
+    assert said(envoy) == ["CLUSTER -b"]
+
+
+def test_where_routes_change_again_and_again_what_is_gone_goes_all_the_same() -> None:
+    envoy = proxy(world("a=1", routes="http=1"))
+    like_envoy(envoy, routes=("http",))
+    for number in range(2, 6):
+        envoy.cache.store(world(routes=f"http={number}"))
+        assert settled(envoy) == [f"ROUTES http={number}"]
+        envoy.now += REMOVAL_SECONDS / 4
+    assert said(envoy) == ["CLUSTER -a"]
 
 
 def test_a_changed_cluster_is_followed_by_its_endpoints() -> None:
@@ -590,6 +601,17 @@ def test_the_endpoints_of_a_cluster_that_changed_twice_are_sent_twice() -> None:
     assert said(envoy) == ["CLUSTER a=3"]
     envoy.accept(endpoints)
     assert said(envoy) == ["ENDPOINTS a=1"]
+
+
+def test_endpoints_that_a_changed_cluster_waits_for_are_sent_though_others_of_their_response_are_refused() -> None:
+    envoy = proxy(world("a=1", "a=1 b=1"))
+    like_envoy(envoy, clusters=("a", "b"))
+    envoy.cache.store(world("a=1", "a=2 b=2"))
+    (refused,) = envoy.told()
+    envoy.cache.store(world("a=2", "a=1 b=2"))
+    assert said(envoy) == ["CLUSTER a=2"]
+    envoy.reject(refused)
+    assert "ENDPOINTS a=1" in settled(envoy)
 
 
 # Bounds
