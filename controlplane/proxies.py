@@ -108,8 +108,8 @@ class Proxies:
     def stop(self, seconds: float) -> None:
         """Ends streams within that time, bit by bit, so that not all come to one other replica; then all else."""
         self._source.stop()
-        self._discovery.stop(seconds)
         self.feed.stop()
+        self._discovery.stop(seconds)
 
     @property
     def port(self) -> int:

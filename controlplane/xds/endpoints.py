@@ -1,52 +1,56 @@
 """The endpoints of a Service's port, as a caller in some zone or on some node should use them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
+from typing import Literal
 
 from controlplane.extensions import Json
 from controlplane.xds.mesh import Endpoint, Locality
 
+Nearness = Literal["node", "zone", "anywhere"]  # of the caller
 
-def assignment(name: str, locality: Locality, variant: str, endpoints: Sequence[Endpoint]) -> Json:
+
+def assignment(name: str, locality: Locality, node: str, zone: str, endpoints: Sequence[Endpoint]) -> Json:
     """EDS. Those to prefer have the first priority: Envoy goes to the others as far as the first are unhealthy."""
     return {
         "cluster_name": name,
         "endpoints": [
             {
-                "locality": {"zone": zone} if zone else {},
+                "locality": {"zone": place} if place else {},
                 "priority": priority,
                 "lb_endpoints": [_endpoint(one) for one in group],
             }
-            for priority, chosen in enumerate(ranked(locality, variant, endpoints))
-            for zone, group in _by_zone(chosen)
+            for priority, (_, chosen) in enumerate(ranked(locality, node, zone, endpoints))
+            for place, group in _by_zone(chosen)
         ],
     }
 
 
-def ranked(locality: Locality, variant: str, endpoints: Sequence[Endpoint]) -> list[Sequence[Endpoint]]:
-    """The endpoints to use, in the order of preference; never an empty group.
+def ranked(
+    locality: Locality, node: str, zone: str, endpoints: Sequence[Endpoint]
+) -> list[tuple[Nearness, list[Endpoint]]]:
+    """The endpoints to use of a caller there, in the order of preference; never an empty group.
 
-    As kube-proxy has it, hints count only if every endpoint has one, and terminating ones are used if no other is left.
+    As kube-proxy has it, hints count only if every endpoint has one, those for zones where none is for the node, and
+    terminating ones are used if no other is left.
     """
     if locality == "node-only":
-        ranks = [[one for one in endpoints if one.node == variant]]
-    elif locality == "any" or not variant:
-        ranks = [list(endpoints)]
+        ranks: dict[Nearness, list[Endpoint]] = {"node": _usable([one for one in endpoints if one.node == node])}
     else:
         ready = _usable(endpoints)
-        near = _near(locality, variant)
-        ranks = [[one for one in ready if near(one)], [one for one in ready if not near(one)]]
-        ranks = ranks if are_hinted(endpoints) else [ready]
-    return [usable for rank in ranks if (usable := _usable(rank))]
+        for_nodes, for_zones = hints(locality, ready)
+        ranks = {"node": [], "zone": [], "anywhere": []}
+        for one in ready:
+            is_on_node, is_in_zone = for_nodes and node in one.nodes, for_zones and zone in one.zones
+            ranks["node" if is_on_node else "zone" if is_in_zone else "anywhere"].append(one)
+    return [(nearness, found) for nearness, found in ranks.items() if found]
 
 
-def are_hinted(endpoints: Sequence[Endpoint]) -> bool:
-    """Whether hints count, of those that would get requests."""
-    return all(one.zones or one.nodes for one in _usable(endpoints))
-
-
-def _near(locality: Locality, variant: str) -> Callable[[Endpoint], bool]:
-    return (lambda one: variant in one.zones) if locality == "zone" else (lambda one: variant in one.nodes)
+def hints(locality: Locality, endpoints: Sequence[Endpoint]) -> tuple[bool, bool]:
+    """Whether those for nodes count, and those for zones, of endpoints that would get requests."""
+    ready = _usable(endpoints)
+    of_nodes = locality == "node" and all(one.nodes for one in ready)
+    return of_nodes, locality in ("node", "zone") and all(one.zones for one in ready)
 
 
 def _usable(endpoints: Sequence[Endpoint]) -> list[Endpoint]:

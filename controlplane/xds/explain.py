@@ -7,6 +7,7 @@ from urllib.parse import SplitResult, urlsplit
 from controlplane.xds import destinations, endpoints, routes, scope, terms
 from controlplane.xds.annotations import PREFIX
 from controlplane.xds.destinations import Called
+from controlplane.xds.endpoints import Nearness
 from controlplane.xds.mesh import Endpoint, Key, Locality, Mesh, Port, Problem, Service
 from controlplane.xds.redirection import Redirection, Seen, Unseen
 from controlplane.xds.snapshot import Caller, Kind
@@ -210,33 +211,42 @@ def _in_view(snapshot: Translated, by: Caller, service: Service, port: Port, met
     yield f"Service {service.key}, port {port.number}{f' ({port.name})' if port.name else ''}: {why}. Cluster {name}."
     if snapshot.get(Kind.CLUSTER, name) and (refused := snapshot.rejected.get((Kind.CLUSTER, name))):
         yield f"The control plane cannot use this cluster, and tells of none: its calls pass through. {refused}"
-    place = scope.place(service.locality, by.zone, by.node)
     every = snapshot.mesh.endpoints_of(service, port)
-    yield from _endpoints(_preference(service.locality, place, every), endpoints.ranked(service.locality, place, every))
+    ranks = endpoints.ranked(service.locality, by.node, by.zone, every)
+    yield from _endpoints(_preference(service.locality, by, every, ranks[0][0] if ranks else "anywhere"), ranks)
     yield from terms.of(service, port, method)
 
 
-def _preference(locality: Locality, place: str, every: Sequence[Endpoint]) -> str:
-    what = "zone" if locality == "zone" else "node"
-    if locality == "any":
-        return ""
-    if locality == "node-only":
-        return "on the caller's node only, "
-    if not place:
-        return f"the caller's {what} is not known, so wherever they are, "
-    if every and not endpoints.are_hinted(every):
-        return f"not each has a hint for whom it is, so whatever the caller's {what}, "
-    return f"{'in the caller' if what == 'zone' else 'on the caller'}'s {what} first, "
+def _preference(locality: Locality, by: Caller, every: Sequence[Endpoint], nearest: Nearness) -> str:
+    match locality:
+        case "any":
+            return ""
+        case "node-only":
+            return "on the caller's node only, "
+        case "zone" if not by.zone:
+            return "the caller's zone is not known, so wherever they are, "
+        case "node" if not by.node:
+            return "the caller's node is not known, so wherever they are, "
+        case _ if every and not any(endpoints.hints(locality, every)):
+            return f"not each has a hint for whom it is, so whatever the caller's {locality}, "
+        case _ if nearest == locality or not every:
+            return f"{_NEAR[locality]} first, "
+        case _:
+            return f"none is {_NEAR[locality]}, so {f'{_NEAR[nearest]} first, ' if nearest != 'anywhere' else ''}"
 
 
-def _endpoints(preference: str, ranks: Sequence[Sequence[Endpoint]]) -> Iterator[str]:
+_NEAR = {"node": "on the caller's node", "zone": "in the caller's zone"}
+
+
+def _endpoints(preference: str, ranks: Sequence[tuple[Nearness, Sequence[Endpoint]]]) -> Iterator[str]:
     if not ranks:
         yield f"Endpoints: {preference}none. The answer is 503, no healthy upstream."
-    for rank, group in enumerate(ranks):
+    for rank, (nearness, group) in enumerate(ranks):
         shown = ", ".join(f"{one.address}:{one.port}{f' ({one.pod})' if one.pod else ''}" for one in group[:MAX_SHOWN])
         more = f" and {len(group) - MAX_SHOWN} more" if len(group) > MAX_SHOWN else ""
         last = "" if group[0].ready else "; all are terminating, and the last resort"
-        yield f"{'Endpoints: ' + preference if not rank else 'Else: '}{shown}{more}{last}."
+        near = f"{_NEAR[nearness]}, " if nearness in _NEAR else ""
+        yield f"{'Endpoints: ' + preference if not rank else 'Else: ' + near}{shown}{more}{last}."
 
 
 def _complaints(service: Service) -> list[str]:

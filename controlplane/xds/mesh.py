@@ -9,7 +9,8 @@ from controlplane.xds.policy import DEFAULT, Policy
 
 Protocol = Literal["auto", "http", "grpc", "tcp"]
 Form = Literal["balanced", "headless", "external"]
-# Among which endpoints a caller's requests are spread: all; first those of its zone, or node; only those of its node.
+# Among which endpoints a caller's requests are spread: all; first those of its zone; first those of its node, then of
+# its zone; only those of its node.
 Locality = Literal["any", "zone", "node", "node-only"]
 
 
@@ -140,10 +141,10 @@ class Mesh:
 
         In a dual-stack cluster every pod is in slices of both families: the preferred one's are taken, if it has any.
         """
-        batches = self.endpoints.get(service.key, ())
+        batches = [one for one in self.endpoints.get(service.key, ()) if one.numbers(port.name)]
         families = {one.family for one in batches}
         chosen = min(families, key=lambda family: (family != service.families[0], family), default="")
-        return tuple(one for one in batches if one.family == chosen and one.numbers(port.name))
+        return tuple(one for one in batches if one.family == chosen)
 
     def endpoints_of(self, service: Service, port: Port) -> tuple[Endpoint, ...]:
         """The endpoints of one port, in the order of their addresses."""

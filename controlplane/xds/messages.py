@@ -45,6 +45,7 @@ for _name in (
     "extensions.load_balancing_policies.round_robin.v3.round_robin_pb2",
     "extensions.request_id.uuid.v3.uuid_pb2",
     "extensions.retry.host.previous_hosts.v3.previous_hosts_pb2",
+    "extensions.retry.priority.previous_priorities.v3.previous_priorities_config_pb2",
     "extensions.tracers.opentelemetry.resource_detectors.v3.environment_resource_detector_pb2",
     "extensions.upstreams.http.v3.http_protocol_options_pb2",
 ):

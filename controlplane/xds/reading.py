@@ -22,6 +22,7 @@ MAX_ENDPOINTS = 10_000  # of a slice; the API server allows 1,000
 MAX_UPSTREAMS = 128  # of a pod
 MAX_PROBLEMS = 10  # of an object, each of which is told; the others are counted
 OWNER = "kubernetes.io/service-name"  # the label by which a slice names its Service
+ANOTHERS = "service.kubernetes.io/service-proxy-name"  # the label of a Service that kube-proxy leaves to another
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 _UPSTREAM = re.compile(rf"{_LABEL.pattern}(\.{_LABEL.pattern})?", re.ASCII)
@@ -67,6 +68,8 @@ def service(raw: Any) -> Service | Problem:
     key, spec = Key(found.metadata.namespace, found.metadata.name), found.spec
     if not _LABEL.fullmatch(key.name) or not _LABEL.fullmatch(key.namespace):
         return _problem("Service", found.metadata, "its name is no DNS label")
+    if ANOTHERS in (found.metadata.labels or {}):
+        return _problem("Service", found.metadata, f"{ANOTHERS} leaves it to another proxy: it passes through")
     sticky = spec.session_affinity == "ClientIP"
     policy, problems = policies.read(found.metadata.annotations or {}, sticky=sticky)
     form = _form(spec)
@@ -214,9 +217,9 @@ def endpoint_slice(raw: Any) -> Slice | Problem | None:
 
 
 def _serves(endpoint: objects.Endpoint) -> bool:
-    """Ready, as an unknown state is; or terminating and still serving: the last resort of kube-proxy as well."""
+    """Ready, or terminating and still serving, the last resort of kube-proxy as well. What is not said counts as so."""
     conditions = endpoint.conditions or objects.Conditions()
-    return conditions.ready is not False or bool(conditions.terminating and conditions.serving)
+    return conditions.ready is not False or bool(conditions.terminating and conditions.serving is not False)
 
 
 def _kept(endpoint: objects.Endpoint, problems: list[str]) -> str:

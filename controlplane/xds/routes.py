@@ -13,7 +13,6 @@ from controlplane.headers import ASKS_LOAD, LOAD_REPORT, UNPROCESSED
 from controlplane.xds import scope
 from controlplane.xds.clusters import balancing, seconds
 from controlplane.xds.mesh import Service
-from controlplane.xds.policy import Policy
 
 # Of a body, kept until the answer begins, so that it can be sent again; Envoy's default is a connection's, 64 KiB.
 # A thousand requests of this size that wait for an answer are 250 MiB: the room that a sidecar has by default.
@@ -84,10 +83,10 @@ def _routes(cluster: str, service: Service) -> list[Json]:
     to: Json = {"cluster": cluster, "timeout": seconds(policy.timeout), **_hash_policy(service)}
     if not policy.repeats:
         return [_connect(to), {"match": {"prefix": "/"}, "route": to}]
-    repeatable = {**to, "retry_policy": _retry(policy, policy.conditions)}
+    repeatable = {**to, "retry_policy": _retry(service, policy.conditions)}
     if policy.retry_methods == "all":
         return [_connect(to), {"match": {"prefix": "/"}, "route": repeatable}]
-    careful = {**_retry(policy, _UNBEGUN), "retriable_headers": [_IS_UNPROCESSED]}
+    careful = {**_retry(service, _UNBEGUN), "retriable_headers": [_IS_UNPROCESSED]}
     return [
         _connect(to),
         {"match": {"prefix": "/", "headers": [_IS_IDEMPOTENT]}, "route": repeatable},
@@ -104,19 +103,30 @@ def _connect(to: Json) -> Json:
     return {"match": {"connect_matcher": {}}, "route": to}
 
 
-def _retry(policy: Policy, conditions: Sequence[str]) -> Json:
+def _retry(service: Service, conditions: Sequence[str]) -> Json:
+    policy = service.policy
     return {
         "retry_on": ",".join(conditions),
         "num_retries": policy.retries,
         **({"per_try_timeout": seconds(policy.retry_timeout)} if policy.retry_timeout else {}),
         "retry_host_predicate": [_ANOTHER_HOST],
-        "host_selection_retry_max_attempts": 5,
+        # One that fails has the fewest requests in flight: of two, three picks of four are that one again.
+        "host_selection_retry_max_attempts": 30,
+        **({"retry_priority": _ANOTHER_PRIORITY} if service.locality in ("zone", "node") else {}),
         "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
     }
 
 
 _ANOTHER_HOST = extension(
     "envoy.retry_host_predicates.previous_hosts", "retry.host.previous_hosts.v3.PreviousHostsPredicate"
+)
+
+
+# What is near may be a single endpoint, which is picked again and again before it is ejected.
+_ANOTHER_PRIORITY = extension(
+    "envoy.retry_priorities.previous_priorities",
+    "retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
+    update_frequency=1,
 )
 
 

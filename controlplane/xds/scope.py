@@ -111,7 +111,9 @@ def place(locality: Locality, zone: str, node: str) -> str:
             return ""
         case "zone":
             return zone
-        case "node" | "node-only":
+        case "node":
+            return f"{node},{zone}" if node else ""
+        case "node-only":
             return node
 
 
@@ -132,8 +134,8 @@ def read_place(name: str) -> str:
     return at + place
 
 
-def read_endpoints_name(mesh: Mesh, name: str) -> tuple[Service, Port, str] | None:
-    """The Service, its port, and the caller's zone or node; None if there are no such endpoints.
+def read_endpoints_name(mesh: Mesh, name: str) -> tuple[Service, Port, str, str] | None:
+    """The Service, its port, and the caller's node and zone, as far as they matter; None: no such endpoints.
 
     That a place exists, the caller shows who is there: it may be there before its Node was heard of.
     """
@@ -144,7 +146,10 @@ def read_endpoints_name(mesh: Mesh, name: str) -> tuple[Service, Port, str] | No
     service, port = found
     at = behind.partition("=")[2]
     is_place = "@" not in at and bool(at or service.locality != "node-only")
-    return (service, port, at) if is_place and name == shown + near(service.locality, at) else None
+    if not is_place or name != shown + near(service.locality, at):
+        return None
+    node, _, zone = ("", "", at) if service.locality == "zone" else at.partition(",")
+    return service, port, node, zone
 
 
 def listener_name(port: int, *, ipv6: bool = False) -> str:

@@ -65,11 +65,11 @@ def _of_endpoints(name: str, mesh: Mesh) -> Recipe | None:
     found = scope.read_endpoints_name(mesh, name)
     if found is None:
         return None
-    service, port, place = found
+    service, port, node, zone = found
     shown = scope.cluster_name(service, port)
     return Recipe(
         (service.locality, len(service.ports), mesh.batches_of(service, port)),
-        lambda: endpoints.assignment(shown, service.locality, place, mesh.endpoints_of(service, port)),
+        lambda: endpoints.assignment(shown, service.locality, node, zone, mesh.endpoints_of(service, port)),
     )
 
 

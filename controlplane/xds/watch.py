@@ -14,6 +14,7 @@ from controlplane.apiserver import KubeError
 from controlplane.backoff import Backoff
 from controlplane.kube import Collection, Event, Kube
 from controlplane.xds.feed import Feed
+from controlplane.xds.reading import ANOTHERS, OWNER
 from controlplane.xds.world import WHAT, What
 
 BACKOFF_SECONDS = 0.5, 30.0  # at first, and at most
@@ -23,10 +24,10 @@ RESYNC_SECONDS = 600.0  # less up to a quarter, by chance: not all kinds at once
 # namespace is opted in. Where bootstraps go depends on them, and `rounds` watches them for that.
 COLLECTIONS: Mapping[What, Collection] = MappingProxyType(
     {
-        "Service": Collection("/api/v1/services"),
+        "Service": Collection("/api/v1/services", f"!{ANOTHERS}"),
         # Headless Services are reached at the address that is dialled, whatever their endpoints.
         "EndpointSlice": Collection(
-            "/apis/discovery.k8s.io/v1/endpointslices", "kubernetes.io/service-name,!service.kubernetes.io/headless"
+            "/apis/discovery.k8s.io/v1/endpointslices", f"{OWNER},!service.kubernetes.io/headless,!{ANOTHERS}"
         ),
         "Pod": Collection("/api/v1/pods", "envoy-sidecar.io/injected=true", metadata=True),
         "Node": Collection("/api/v1/nodes", metadata=True),

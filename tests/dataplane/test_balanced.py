@@ -116,9 +116,11 @@ def test_a_caller_is_sent_to_the_zone_of_the_node_that_its_token_names(orders: O
     assert orders.answers().keys() == set(NAMES)
 
 
-def test_while_all_of_its_zone_fail_a_caller_is_sent_elsewhere(orders: Orders) -> None:
+def test_while_all_of_its_zone_fail_a_caller_is_answered_elsewhere_from_the_first_request_on(orders: Orders) -> None:
     orders.say(cluster.node(NODE, ZONE), cluster.node("node-2", "eu-1b"), *zoned(orders, 1), zone=ZONE)
     orders.behave(status=503, pods=orders.pods[:1])
+    assert orders.answers(1).keys() <= {"two", "three"}
+    assert orders.stat("upstream_rq_retry") > 0
     eventually(lambda: orders.answers(10).keys() <= {"two", "three"}, "the near one is left alone")
 
 

@@ -76,6 +76,31 @@ def test_endpoints_are_named_in_the_order_of_preference() -> None:
 
 
 @pytest.mark.parametrize(
+    ("distribution", "nodes", "said"),
+    [
+        (
+            "PreferSameNode",
+            ("n1", "n2"),
+            "on the caller's node first, 10.0.0.1:8080. Else: in the caller's zone, 10.0.0.2",
+        ),
+        ("PreferSameNode", ("n2",), "none is on the caller's node, so in the caller's zone first, 10.0.0.1:8080."),
+        ("PreferSameNode", ("n3",), "none is on the caller's node, so 10.0.0.1:8080."),
+        ("PreferSameZone", ("n3",), "none is in the caller's zone, so 10.0.0.1:8080."),
+    ],
+)
+def test_where_nobody_is_near_it_is_said_who_is_asked_instead(
+    distribution: str, nodes: tuple[str, ...], said: str
+) -> None:
+    zones = {"n1": "eu-1a", "n2": "eu-1a", "n3": "eu-1b"}
+    there = [
+        endpoint(f"10.0.0.{number}", hints={"forNodes": [{"name": one}], "forZones": [{"name": zones[one]}]})
+        for number, one in enumerate(nodes, start=1)
+    ]
+    of = translated(service(trafficDistribution=distribution), slice_of(endpoints=there))
+    assert said in told(of, "orders", Caller("shop", "web-1", node="n1", zone="eu-1a"))
+
+
+@pytest.mark.parametrize(
     ("zone", "second", "preference"),
     [
         ("", {"hints": {"forZones": [{"name": "eu-1b"}]}}, "the caller's zone is not known, so wherever they are"),

@@ -254,6 +254,7 @@ def test_a_pod_in_two_slices_is_one_endpoint_and_ready_if_one_of_them_says_so() 
         ({"ready": False, "serving": True, "terminating": False}, False),
         ({"ready": False, "serving": True, "terminating": True}, True),
         ({"ready": False, "serving": False, "terminating": True}, False),
+        ({"ready": False, "terminating": True}, True),
         # publishNotReadyAddresses: the controller calls every endpoint ready
         ({"ready": True, "serving": False, "terminating": True}, True),
     ],
@@ -287,6 +288,24 @@ def test_in_a_dual_stack_cluster_the_preferred_family_is_used(families: list[str
 
 def test_the_other_family_is_used_where_the_preferred_one_has_nobody() -> None:
     assert addresses(mesh(service(ipFamilies=["IPv6", "IPv4"]), slice_of())) == ["10.0.0.1"]
+
+
+def test_a_port_is_served_by_the_other_family_where_the_preferred_one_has_only_others() -> None:
+    ports: list[Json] = [{"port": 80, "name": "a"}, {"port": 81, "name": "b"}]
+    slices = [
+        slice_of(ports=[{"port": 8080, "name": "a"}]),
+        slice_of(endpoints=["fd00::1"], suffix="b", family="IPv6", ports=[{"port": 8081, "name": "b"}]),
+    ]
+    found = mesh(service(ports=ports, ipFamilies=["IPv4", "IPv6"]), *slices)
+    assert [addresses(found, port=name) for name in ("a", "b")] == [["10.0.0.1"], ["fd00::1"]]
+
+
+def test_a_service_that_kube_proxy_leaves_to_another_passes_through_and_that_is_told() -> None:
+    """Its endpoints may be in a network that no pod reaches."""
+    theirs = service()
+    theirs["metadata"]["labels"] = {"service.kubernetes.io/service-proxy-name": "multus"}
+    (problem,) = mesh(theirs, slice_of()).problems
+    assert problem.message.endswith("leaves it to another proxy: it passes through")
 
 
 @pytest.mark.parametrize(

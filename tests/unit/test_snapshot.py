@@ -267,14 +267,16 @@ def located(cache: Cache, node: str, zone: str) -> Proxy:
     return proxy
 
 
-def test_a_service_that_comes_to_prefer_what_is_near_tells_each_caller_of_its_endpoints_and_nothing_else() -> None:
+def test_a_service_that_comes_to_prefer_what_is_near_tells_each_caller_of_its_endpoints_and_of_retries() -> None:
+    """And of no listener, which would end connections."""
+    told = [(Kind.ENDPOINTS, 1, []), (Kind.ROUTES, 1, [])]
     cache = Cache()
     cache.store(former := translated(service(), HINTED, *PLACES))
     proxies = [located(cache, "n1", "eu-1a"), located(cache, "n2", "eu-1b")]
     for now in (service(**NEAR), service()):
         cache.store(former := former.next(mesh(now, HINTED, *PLACES)))
         for proxy in proxies:
-            assert [(one.kind, len(one.resources), one.removed) for one in proxy.settle()] == [(Kind.ENDPOINTS, 1, [])]
+            assert [(one.kind, len(one.resources), one.removed) for one in proxy.settle()] == told
     for proxy in proxies:
         proxy.conversation.end()
     assert not any(cache.subscriptions().values())

@@ -473,15 +473,40 @@ def test_endpoints_of_the_callers_zone_come_first_and_the_others_stand_by() -> N
 def test_where_a_caller_is_makes_a_difference_to_endpoints_alone(spec: Json) -> None:
     """Or a Service that comes to ask for it would end its connections, and each zone had listeners of its own."""
     plain, near = (translated(service(ports=[80, *DATABASE], **one), *ZONES) for one in ({}, spec))
-    named = [(kind, name) for kind in (Kind.CLUSTER, Kind.LISTENER) for name in plain.names(kind, IN_A)]
-    for kind, name in (*named, (Kind.ROUTES, "http_80")):
-        assert source(near, kind, name, IN_A) == source(plain, kind, name, IN_A)
+    for kind in (Kind.CLUSTER, Kind.LISTENER):
+        for name in plain.names(kind, IN_A):
+            assert source(near, kind, name, IN_A) == source(plain, kind, name, IN_A)
+    there = Caller("shop", "web-2", node="n2", zone="eu-1b")
+    assert source(near, Kind.ROUTES, "http_80", IN_A) == source(near, Kind.ROUTES, "http_80", there)
+
+
+@pytest.mark.parametrize(
+    ("spec", "leaves"), [({}, False), (ZONED, True), ({"trafficDistribution": "PreferSameNode"}, True)], ids=str
+)
+def test_what_is_sent_again_leaves_the_place_that_failed_where_one_is_preferred(spec: Json, leaves: bool) -> None:
+    """What is near may be one endpoint, which would be picked for each attempt."""
+    (host,) = (one for one in virtual_hosts(translated(service(**spec))).values() if one["name"] == "shop/orders:80")
+    repeated = [one["route"]["retry_policy"] for one in host["routes"] if "retry_policy" in one["route"]]
+    assert ["retry_priority" in one for one in repeated] == [leaves, leaves]
 
 
 def test_hints_count_only_if_every_endpoint_has_one() -> None:
     slices = slice_of(endpoints=[hinted("10.0.0.1", "eu-1a"), "10.0.0.2"])
     of = translated(service(**ZONED), slices, *ZONES)
     assert ranks(of, "shop/orders:80", IN_A) == {0: ["10.0.0.2", "10.0.0.1"]}
+
+
+def near(address: str, node: str, zone: str) -> Json:
+    return endpoint(address, zone=zone, hints={"forNodes": [{"name": node}], "forZones": [{"name": zone}]})
+
+
+def test_who_prefers_his_node_prefers_his_zone_to_others() -> None:
+    there = [near("10.0.0.1", "n1", "eu-1a"), near("10.0.0.2", "n3", "eu-1a"), near("10.0.0.3", "n2", "eu-1b")]
+    preferring = service(trafficDistribution="PreferSameNode")
+    of = translated(preferring, slice_of(endpoints=there), *ZONES)
+    assert ranks(of, "shop/orders:80", IN_A) == {0: ["10.0.0.1"], 1: ["10.0.0.2"], 2: ["10.0.0.3"]}
+    of = translated(preferring, slice_of(endpoints=there[1:]), *ZONES)
+    assert ranks(of, "shop/orders:80", IN_A) == {0: ["10.0.0.2"], 1: ["10.0.0.3"]}
 
 
 def test_a_zone_without_endpoints_uses_the_others() -> None:
