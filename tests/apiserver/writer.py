@@ -32,6 +32,10 @@ class Writer:
     def create(self, objects: Iterable[Object]) -> None:
         self._each(lambda one: self._ask("POST", _path(one), one), objects)
 
+    def put(self, objects: Iterable[Object]) -> None:
+        """Replaces the objects of these names, as controllers do."""
+        self._each(lambda one: self._ask("PUT", f"{_path(one)}/{one['metadata']['name']}", one), objects)
+
     def patch(self, objects: Iterable[Object]) -> None:
         """Merges each into the object of its name."""
         self._each(lambda one: self._ask("PATCH", f"{_path(one)}/{one['metadata']['name']}", one), objects)
