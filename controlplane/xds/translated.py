@@ -32,6 +32,7 @@ class Translated:
         self._made: dict[Name, tuple[tuple[object, ...], Resource]] = {}
         self._prepared: set[View] = set()  # whose resources were all made once
         self._compared: tuple[Translated, dict[Name, bool]] | None = None  # with that former one
+        self._gone: frozenset[Key] = frozenset()  # Services that the last snapshot with other Services still had
         # Shared by all that follow: the names that were ever asked for, by Service and by the view's token.
         self._asked: defaultdict[Key | str, set[Name]] = defaultdict(set)
         self._remains: defaultdict[str, dict[int, dict[Name, Resource | None]]] = defaultdict(dict)  # by view and port
@@ -43,7 +44,7 @@ class Translated:
         following.views = self.views.next(mesh)
         following._made, following._prepared = dict(self._made), set(self._prepared)
         following._asked, following._remains, following._idle = self._asked, self._remains, self._idle
-        following.rejected = dict(self.rejected)
+        following.rejected, following._gone = dict(self.rejected), self._gone
         if mesh.services is not self.mesh.services:
             following._drop_those_gone_since(self)
         return following
@@ -209,13 +210,15 @@ class Translated:
             self._asked[owner].discard(name)
 
     def _drop_those_gone_since(self, former: "Translated") -> None:
-        """Drops what was not there in the former snapshot either, so that nobody has to be told any more."""
-        owners = [one for one in self._asked if isinstance(one, Key) and self.mesh.service(one) is None]
-        for key in owners:
-            for name in self._asked[key]:
+        """Drops what is gone; and that it was asked for, if it was gone before: nobody has to be told any more."""
+        for key in former._gone:
+            if self.mesh.service(key) is None:
+                self._asked.pop(key, None)
+        differing = services_that_differ(former.mesh, self.mesh)
+        self._gone = frozenset(key for key in differing if self.mesh.service(key) is None)
+        for key in self._gone:
+            for name in self._asked.get(key, ()):
                 self._drop(name)
-            if former.mesh.service(key) is None:
-                del self._asked[key]
 
     def _retain_places(self, live: Set[str]) -> None:
         """Services stay, and nodes come and go all the time."""

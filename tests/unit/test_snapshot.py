@@ -269,7 +269,7 @@ def located(cache: Cache, node: str, zone: str) -> Proxy:
 
 def test_a_service_that_comes_to_prefer_what_is_near_tells_each_caller_of_its_endpoints_and_of_retries() -> None:
     """And of no listener, which would end connections."""
-    told = [(Kind.ENDPOINTS, 1, []), (Kind.ROUTES, 1, [])]
+    told: list[tuple[Kind, int, list[str]]] = [(Kind.ENDPOINTS, 1, []), (Kind.ROUTES, 1, [])]
     cache = Cache()
     cache.store(former := translated(service(), HINTED, *PLACES))
     proxies = [located(cache, "n1", "eu-1a"), located(cache, "n2", "eu-1b")]
