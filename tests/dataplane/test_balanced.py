@@ -214,6 +214,11 @@ def test_a_pod_of_a_headless_service_that_was_dialled_is_never_another(orders: O
             assert orders.answers(6, address=ip, port=8080, host=host) == {name: 6}
 
 
+def test_a_request_is_for_the_service_that_its_host_names_whatever_address_was_dialled(orders: Orders) -> None:
+    orders.are()
+    assert orders.answers(address="10.96.0.99").keys() == set(NAMES)
+
+
 @pytest.mark.parametrize("host", ["outside", "outside.shop", "example.com", "orders.accounts"])
 def test_what_is_no_service_in_view_goes_where_it_was_dialled(node: Lab, orders: Orders, host: str) -> None:
     kube_proxy(node, orders.pods[2:])
