@@ -53,6 +53,7 @@ class Envoy:
 
     def __init__(self, cache: Cache, caller: Caller) -> None:
         self.cache, self.proxy = cache, Proxy(cache, caller=caller)
+        self.called: set[str] = set()  # clusters that requests waited for
         self._asked: dict[Kind, set[str]] = {}
         self.connect()
 
@@ -64,9 +65,16 @@ class Envoy:
         former = self.proxy
         self.proxy = Proxy(self.cache, former.now, former.caller, holds=former.holds)
         self._asked = {}
-        for kind in (CDS, LDS):
-            self.proxy.ask(kind, has=self.holds[kind])
+        self.proxy.ask(CDS, *(["*", *sorted(self.called)] if self.called else []), has=self.holds[CDS])
+        self.proxy.ask(LDS, has=self.holds[LDS])
         self.settle()
+
+    def call(self, cluster: str) -> None:
+        """A request waits for that cluster, unless it is there."""
+        if cluster not in self.holds[CDS]:
+            self.called.add(cluster)
+            self.proxy.ask(CDS, cluster)
+            self.settle()
 
     def settle(self) -> None:
         """Takes all that comes, and asks for what that names."""
@@ -91,9 +99,9 @@ class Envoy:
 class Clusters(RuleBasedStateMachine):
     """One proxy, and everything that decides what it is told."""
 
-    @initialize(scope=st.sampled_from(["namespace", "cluster"]))
-    def start(self, scope: Any) -> None:
-        self.world, self.choices = World(), Choices(Scope(default=scope))
+    @initialize(scope=st.sampled_from(["namespace", "cluster"]), on_demand=st.booleans())
+    def start(self, scope: Any, on_demand: bool) -> None:
+        self.world, self.choices = World(), Choices(Scope(default=scope), on_demand=on_demand)
         self.snapshot, self.cache = Translated(self.world.mesh(), self.choices), Cache()
         self.cache.store(self.snapshot)
         self.envoy = Envoy(self.cache, self._caller())
@@ -143,6 +151,10 @@ class Clusters(RuleBasedStateMachine):
             self.envoy.proxy.become(caller)
         self.envoy.settle()
 
+    @rule(name=names, namespace=namespaces)
+    def call(self, name: str, namespace: str) -> None:
+        self.envoy.call(f"{namespace}/{name}:80")
+
     @rule(seconds=st.sampled_from([0.5, 3.0]))
     def wait(self, seconds: float) -> None:
         self.envoy.proxy.now += seconds
@@ -168,7 +180,9 @@ class Clusters(RuleBasedStateMachine):
             self.wait(PATIENCE_SECONDS)
         fresh, caller = Translated(self.world.mesh(), self.choices), self._caller()
         for kind in (CDS, LDS):
-            there = {name: _version(fresh, kind, name, caller) for name in fresh.names(kind, caller)}
+            asked = self.envoy.called if kind is CDS else set()
+            there = {name: _version(fresh, kind, name, caller) for name in {*fresh.names(kind, caller), *asked}}
+            there = {name: version for name, version in there.items() if version}
             left = {} if kind is CDS else {name: self.envoy.holds[kind].get(name) for name in self._left(fresh, caller)}
             assert self.envoy.holds[kind] == left | there
         for kind, by in NAMED_BY.items():
