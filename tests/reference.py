@@ -133,6 +133,8 @@ def _shown(row: of_services.Annotation) -> str:
     if row.values.startswith("a time"):
         return f"`{show_duration(int(str(default)))}`" if default else "none"
     match default:
+        case None if row.name == "eject-percent":
+            return "`50`; where a zone or node is preferred, `100`"
         case None:
             return "`least-request`; with the Service's sessionAffinity `ClientIP`, its caller is hashed"
         case () | "":

@@ -139,8 +139,7 @@ class Proxy:
     def become(self, caller: Caller) -> None:
         """Whose proxy it is, is known otherwise from now on."""
         self.caller = caller
-        for kind in self.conversation.topics:
-            self.conversation.notice(kind, WILDCARD)
+        self.conversation.look_again()
 
     def told(self) -> list[Response]:
         """All that is said now, unanswered."""

@@ -19,9 +19,9 @@ def cluster(name: str, service: Service, port: Port, domain: str) -> Json:
         "load_balancing_policy": {"policies": [{"typed_extension_config": _balancing(service)}]},
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
         "circuit_breakers": _limits(policy),
-        "outlier_detection": _ejection(policy),
+        "outlier_detection": _ejection(service),
         "common_lb_config": {
-            "healthy_panic_threshold": {"value": _panic_threshold(policy)},
+            "healthy_panic_threshold": {"value": _panic_threshold(service)},
             "update_merge_window": "0.2s",
         },
         **({"upstream_connection_options": _keepalive(policy)} if policy.tcp_keepalive else {}),
@@ -44,7 +44,7 @@ def is_asked(policy: Policy, port: Port) -> bool:
         case "tcp":
             return True
         case "grpc":
-            return port.protocol != "tcp"
+            return port.protocol not in ("tcp", "http")
         case _:
             return port.protocol not in ("tcp", "grpc")
 
@@ -100,8 +100,15 @@ def _limits(policy: Policy) -> Json:
     }
 
 
-def _ejection(policy: Policy) -> Json:
+def ejected_at_most(service: Service) -> int:
+    """The percentage: where a place is preferred, all may go, or its requests stay where everything fails."""
+    chosen, is_preferring = service.policy.eject_percent, service.locality in ("zone", "node")
+    return chosen if chosen is not None else 100 if is_preferring else 50
+
+
+def _ejection(service: Service) -> Json:
     """Only what says that nobody is there counts: a 500 is an answer of the application."""
+    policy = service.policy
     on = 100 if policy.eject_after else 0
     return {
         "consecutive_gateway_failure": max(policy.eject_after, 1),
@@ -115,16 +122,16 @@ def _ejection(policy: Policy) -> Json:
         "interval": "2s",
         "base_ejection_time": seconds(policy.eject_for),
         "max_ejection_time": "300s",
-        "max_ejection_percent": policy.eject_percent,
+        "max_ejection_percent": ejected_at_most(service),
     }
 
 
-def _panic_threshold(policy: Policy) -> int:
+def _panic_threshold(service: Service) -> int:
     """The percentage of healthy endpoints below which all are tried: it is more likely that the judgement is wrong.
 
     That is half of them, or what `eject-percent` leaves, if it is less; and never 0: where none is left, all are tried.
     """
-    return max(min(50, 100 - policy.eject_percent), 1)
+    return max(min(50, 100 - ejected_at_most(service)), 1)
 
 
 def _keepalive(policy: Policy) -> Json:

@@ -48,9 +48,15 @@ def files(place: Path) -> Sequence[Path]:
     try:
         if not place.is_dir():
             return [place]
-        return sorted(path for path in place.rglob("*") if path.suffix in SUFFIXES and path.is_file())
+        found = (path for path in place.rglob("*") if path.suffix in SUFFIXES and path.is_file())
+        # The kubelet keeps the files of a volume in a folder `..2026_…`, and shows links to them beside it.
+        return sorted(path for path in found if not any(map(_is_hidden, path.relative_to(place).parts)))
     except OSError as error:
         raise DiskError(f"{place}: {error.strerror}") from None
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith("..")
 
 
 def _documents(path: Path) -> Iterator[dict[str, Any]]:

@@ -35,7 +35,7 @@ def request(
 
     Without `redirection`, that of the caller's pod, it is taken for granted that the sidecar sees the request.
     """
-    host, number = _host(url)
+    host, number, is_tls = _host(url)
     found = _service(snapshot.mesh, choices, by, host)
     ways = {address: redirection.of(address, number) for address in _dialled(host, found)} if redirection else {}
     lines = [f"{method} {host}:{number} from {by.namespace}/{by.pod}{_place(by)}", ""]
@@ -46,7 +46,7 @@ def request(
     if found is None:
         lines.append(f"{_no_service(snapshot.mesh, by, host)}: it passes through to the address that was dialled.")
     else:
-        opaque = next((way.opaque for way in ways.values() if isinstance(way, Seen)), "")
+        opaque = next((way.opaque for way in ways.values() if isinstance(way, Seen)), "") or (_TLS if is_tls else "")
         lines += _told(snapshot, choices, by, found, number, method, opaque)
     return [*lines, *_exceptions(ways), *(_complaints(found) if found else ())]
 
@@ -98,17 +98,18 @@ def _declares_others(by: Caller, service: Service) -> bool:
     return bool(by.upstreams) and all(scope.key(name, by.namespace) != service.key for name in by.upstreams)
 
 
-def _host(url: str) -> tuple[str, int]:
+def _host(url: str) -> tuple[str, int, bool]:
+    """The host, the port, and whether it is asked by TLS."""
     parts = urlsplit(url if "//" in url else f"//{url}", scheme="http")
     port = _port(parts)
     if not parts.hostname or port is None:
         raise ValueError(f"{url!r}: use a host and port, such as orders:80")
-    return parts.hostname, port
+    return parts.hostname, port, parts.scheme in ("https", "wss")
 
 
 def _port(parts: SplitResult) -> int | None:
     try:
-        return (443 if parts.scheme == "https" else 80) if parts.port is None else parts.port
+        return (443 if parts.scheme in ("https", "wss") else 80) if parts.port is None else parts.port
     except ValueError:
         return None
 
@@ -125,6 +126,7 @@ def _dialled(host: str, service: Service | None) -> Sequence[str]:
         return (service.addresses if service and service.form == "balanced" else ()) or ("",)
 
 
+_TLS = "what goes by TLS, nobody but its two ends can read"
 _WITHOUT = "without retries, limits or ejection"
 
 
@@ -213,7 +215,11 @@ def _in_view(snapshot: Translated, by: Caller, service: Service, port: Port, met
         yield f"The control plane cannot use this cluster, and tells of none: its calls pass through. {refused}"
     every = snapshot.mesh.endpoints_of(service, port)
     ranks = endpoints.ranked(service.locality, by.node, by.zone, every)
-    yield from _endpoints(_preference(service.locality, by, every, ranks[0][0] if ranks else "anywhere"), ranks)
+    preference = _preference(service.locality, by, every, ranks[0][0] if ranks else "anywhere")
+    if not ranks:
+        ends = "The connection is closed" if port.protocol == "tcp" else "The answer is 503, no healthy upstream"
+        yield f"Endpoints: {preference}none. {ends}."
+    yield from _endpoints(preference, ranks)
     yield from terms.of(service, port, method)
 
 
@@ -239,8 +245,6 @@ _NEAR = {"node": "on the caller's node", "zone": "in the caller's zone"}
 
 
 def _endpoints(preference: str, ranks: Sequence[tuple[Nearness, Sequence[Endpoint]]]) -> Iterator[str]:
-    if not ranks:
-        yield f"Endpoints: {preference}none. The answer is 503, no healthy upstream."
     for rank, (nearness, group) in enumerate(ranks):
         shown = ", ".join(f"{one.address}:{one.port}{f' ({one.pod})' if one.pod else ''}" for one in group[:MAX_SHOWN])
         more = f" and {len(group) - MAX_SHOWN} more" if len(group) > MAX_SHOWN else ""

@@ -40,14 +40,16 @@ class Guard:
     def passes(self, mesh: Mesh, now: float) -> Mesh:
         """What may be told of it, at this moment of any monotonic clock, in seconds."""
         former, held, holding = self._former(now), frozenset[str](), ""
-        if former is not None and not self._released:
-            mesh = _with_callers(former, mesh)
+        if former is not None and self._passed is not None and not self._released:
+            mesh = _with_callers(self._passed, mesh)
             held, holding = self._missing(former, mesh)
         if held and former is not None:
             self.refusals += not self.holding
             mesh = _without_removals(former, mesh, held)
         if former is None or self._released:
             self._earlier, self._then, self._since = mesh, mesh, now
+        if self._then is None or (not held and self._missing(self._then, mesh)[0]):
+            self._then = mesh  # or what was let go would come back
         self._passed, self.holding, self._held = mesh, holding, held
         self._released = False
         return mesh
@@ -57,7 +59,7 @@ class Guard:
         age = now - self._since
         if age >= SECONDS:
             self._earlier = self._then if age < 2 * SECONDS else self._passed
-            self._then, self._since = self._passed, now
+            self._then, self._since = None, now  # what passes now
         return self._earlier
 
     def _missing(self, former: Mesh, mesh: Mesh) -> tuple[frozenset[str], str]:

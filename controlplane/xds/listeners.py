@@ -14,6 +14,8 @@ from controlplane.extensions import Json, extension
 from controlplane.xds import scope
 from controlplane.xds.mesh import Port, Service
 
+CONNECT_ATTEMPTS = 3  # for a connection of TCP: nobody has heard a byte of it before one comes about
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Http:
@@ -63,12 +65,12 @@ def _tcp_chains(members: Sequence[tuple[Service, Port]], *, ipv6: bool) -> Itera
                 "filter_chain_match": {
                     "prefix_ranges": [{"address_prefix": ip, "prefix_len": 128 if ipv6 else 32} for ip in addresses]
                 },
-                "filters": [_tcp(scope.cluster_name(service, port), hash_policy=_BY_CALLER)],
+                "filters": [_tcp(scope.cluster_name(service, port), **_OF_SERVICES)],
             }
 
 
-# All that TCP shows of a caller. It decides only where the balancer asks for it.
-_BY_CALLER: list[Json] = [{"source_ip": {}}]
+# The caller's address is all that TCP shows of it; it decides only where the balancer asks for it.
+_OF_SERVICES: Json = {"hash_policy": [{"source_ip": {}}], "max_connect_attempts": CONNECT_ATTEMPTS}
 
 
 def _http(port: int, http: Http) -> Json:

@@ -27,7 +27,7 @@ class Policy:
     max_requests: int = 4096
     eject_after: int = 5
     eject_for: int = 10_000
-    eject_percent: int = 50
+    eject_percent: int | None = None  # None: as `clusters.ejected_at_most` says
     balancing: Balancing | None = None  # None: least-request, or as the Service's session affinity asks
     hash_on: HashOn = ("source-ip", "")
     warm_up: int = 0

@@ -13,6 +13,7 @@ import msgspec
 from controlplane.ports import PORTS
 from controlplane.xds import addresses, objects, policies
 from controlplane.xds.annotations import PREFIX
+from controlplane.xds.clusters import is_asked
 from controlplane.xds.mesh import Batch, Endpoint, Form, Key, Locality, Port, Problem, Protocol, Service, Workload
 from controlplane.xds.policy import Policy
 
@@ -106,8 +107,10 @@ def _in_vain(policy: Policy, form: Form, ports: tuple[Port, ...]) -> tuple[str, 
             return policies.in_vain(policy, "a headless Service passes through to the pod that was dialled")
         case "balanced":
             # A port of TCP beside others takes what it can of annotations that are for those.
-            only_tcp = ports and all(port.protocol == "tcp" for port in ports)
-            return policies.in_vain_over_tcp(policy) if only_tcp else ()
+            if ports and all(port.protocol == "tcp" for port in ports):
+                return policies.in_vain_over_tcp(policy)
+            asked = not ports or not policy.health_check or any(is_asked(policy, port) for port in ports)
+            return () if asked else (f"{PREFIX}health-check: no port carries what could be asked so",)
 
 
 def _form(spec: objects.ServiceSpec) -> Form:

@@ -28,7 +28,7 @@ from controlplane.xds.received import (
     Unanswered,
     Unusual,
 )
-from controlplane.xds.snapshot import WILDCARD, Caller, Kind
+from controlplane.xds.snapshot import Caller, Kind
 from controlplane.xds.stream import Conversation
 from controlplane.xds.wire import MalformedError, Request, Response
 
@@ -146,13 +146,11 @@ class Session:
     def look_again(self) -> None:
         """The caller may be another: what it is told of follows."""
         try:
-            is_another = self._find() != self.caller
+            is_another = self.conversation.look_again()
         except Exception as error:  # a bug of ours ends this stream, and no other
             self.end(Ended("internal", repr(error)))
             return
         if is_another:
-            for kind in self.conversation.topics:
-                self.conversation.notice(kind, WILDCARD)
             self.wake()
 
     def _look(self) -> Caller:

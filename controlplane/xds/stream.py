@@ -11,7 +11,7 @@ from collections.abc import Callable
 from controlplane.xds.cache import Cache
 from controlplane.xds.interest import Interest
 from controlplane.xds.received import Asked, Received, Rejected, Unanswered
-from controlplane.xds.snapshot import Caller, Kind
+from controlplane.xds.snapshot import WILDCARD, Caller, Kind
 from controlplane.xds.topic import Topic
 from controlplane.xds.wire import Request, Response
 
@@ -75,6 +75,14 @@ class Conversation:
         """The cache has something new of that name."""
         topic = self._open[kind] = self.topics[kind]
         topic.notice(name)
+
+    def look_again(self) -> bool:
+        """Whether the caller is another to any type; some may have found that out by themselves, and others not."""
+        caller = self._caller()
+        behind = [kind for kind, topic in self.topics.items() if topic.interest.caller != caller]
+        for kind in behind:
+            self.notice(kind, WILDCARD)
+        return bool(behind)
 
     def wake(self) -> None:
         """There may be something to say."""

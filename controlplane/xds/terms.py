@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from controlplane.xds import routes
-from controlplane.xds.clusters import balancing, is_asked
+from controlplane.xds.clusters import balancing, ejected_at_most, is_asked
+from controlplane.xds.listeners import CONNECT_ATTEMPTS
 from controlplane.xds.mesh import Port, Service
 from controlplane.xds.policies import changed
 from controlplane.xds.policy import Policy
@@ -14,7 +15,10 @@ def of(service: Service, port: Port, method: str) -> Iterator[str]:
     """The sentences."""
     policy, tcp = service.policy, port.protocol == "tcp"
     if tcp:
-        yield "TCP: a connection goes to one of them and stays there; no request is seen, and none repeated."
+        yield (
+            "TCP: a connection goes to one of them, which is tried "
+            f"{CONNECT_ATTEMPTS} times, and stays there; no request is seen, and none repeated."
+        )
     else:
         yield _retries(policy, method)
         yield f"Timeout: {show_duration(policy.timeout) if policy.timeout else 'none'}."
@@ -25,11 +29,12 @@ def of(service: Service, port: Port, method: str) -> Iterator[str]:
         f"Limits of this caller: {policy.max_connections} connections, {in_flight}"
         f"{policy.max_pending_requests} waiting."
     )
-    yield _ejection(policy, tcp=tcp)
+    yield _ejection(service, tcp=tcp)
     if is_asked(policy, port):
         yield f"Health: each is asked every {show_duration(policy.health_check_interval)}, {_health_check(policy)}"
     elif policy.health_check and not tcp:
-        yield "Health: none is asked, for the port carries gRPC, which answers no GET."
+        carries = "HTTP, and has no health of gRPC's" if port.protocol == "http" else "gRPC, which answers no GET"
+        yield f"Health: none is asked, for the port carries {carries}."
     yield from _annotations(policy, port)
 
 
@@ -77,16 +82,16 @@ def _connections(policy: Policy, *, tcp: bool) -> Iterator[str]:
         yield f"after {seconds} of silence TCP asks whether the endpoint is there"
 
 
-def _ejection(policy: Policy, *, tcp: bool) -> str:
-    if not policy.eject_after or not policy.eject_percent:
+def _ejection(service: Service, *, tcp: bool) -> str:
+    policy, percent = service.policy, ejected_at_most(service)
+    if not policy.eject_after or not percent:
         return "An endpoint that fails is not left alone."
     connections = f"{policy.eject_after_connections} connections in a row"
     answers = f"answers {policy.eject_after} times in a row 502, 503 or 504, or refuses or breaks off {connections},"
     failing = f"refuses {connections}" if tcp else answers
-    return (
-        f"An endpoint that {failing} is left alone for {show_duration(policy.eject_for)}, longer each time; "
-        f"never more than {policy.eject_percent} % of them."
-    )
+    most = f"never more than {percent} % of them" if percent < 100 else "all of them, if need be"
+    left = f"An endpoint that {failing} is left alone for {show_duration(policy.eject_for)}, longer each time; {most}."
+    return f"{left} One beside a sidecar refuses none, whatever its application does." if tcp else left
 
 
 def _health_check(policy: Policy) -> str:

@@ -124,6 +124,18 @@ def test_while_all_of_its_zone_fail_a_caller_is_answered_elsewhere_from_the_firs
     eventually(lambda: orders.answers(10).keys() <= {"two", "three"}, "the near one is left alone")
 
 
+def test_when_both_of_its_zone_fail_both_are_left_alone(orders: Orders) -> None:
+    """They are more than half of all, and one of them would go on to get most of what is sent."""
+
+    def ejected() -> int:
+        assert orders.answers(10) == {"three": 10}
+        return orders.stat("outlier_detection.ejections_active")
+
+    orders.say(cluster.node(NODE, ZONE), cluster.node("node-2", "eu-1b"), *zoned(orders, 2), zone=ZONE)
+    orders.behave(status=503, pods=orders.pods[:2])
+    eventually(lambda: ejected() == 2, "both are left alone")
+
+
 def test_a_caller_is_sent_to_its_node_first(orders: Orders) -> None:
     there = [endpoint(ip, hints={"forNodes": [{"name": f"node-{place}"}]}) for place, ip in enumerate(orders.ips)]
     near = cluster.service("orders", clusterIP=CLUSTER_IP, trafficDistribution="PreferSameNode")

@@ -125,6 +125,19 @@ def test_of_a_node_that_nobody_told_of_the_endpoints_are_those_that_its_pods_are
     assert b"10.0.0.1" in found.body
 
 
+def test_what_goes_by_tls_passes_through_unless_its_port_is_named_so() -> None:
+    vault = translated(service("vault", ports=[443]), slice_of("vault"))
+    assert "passes through as TCP to where kube-proxy sends it" in (said := told(vault, "https://vault"))
+    assert "nobody but its two ends can read" in said
+    named = translated(service("vault", ports=[{"port": 443, "name": "https"}]), slice_of("vault"))
+    assert "TCP: a connection goes to one of them" in told(named, "https://vault")
+
+
+def test_a_service_of_tcp_without_endpoints_ends_connections() -> None:
+    database = translated(service(ports=[{"port": 5432, "name": "postgres"}]))
+    assert "none. The connection is closed." in told(database, "orders:5432")
+
+
 def test_a_service_without_endpoints_answers_503() -> None:
     assert "none. The answer is 503" in told(translated(service()), "orders")
 

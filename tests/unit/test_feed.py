@@ -183,6 +183,16 @@ def test_what_goes_while_the_comparison_moves_on_is_held_back_too() -> None:
     assert count(told) == (40, 40)
 
 
+@pytest.mark.parametrize("gone", [0.5, 1.0, 2.5, 3.5, 4.5])
+def test_what_was_let_go_does_not_come_back(gone: float) -> None:
+    """It had come only a moment before, and what is compared with may be older than that."""
+    guard = Guard()
+    guard.passes(many(30), 0)
+    guard.passes(many(70), 3600)
+    counts = [count(guard.passes(many(30), 3600 + gone + seconds)) for seconds in (0, 1.5, 2.5, 5, 7.5)]
+    assert counts == [counts[0]] * 5
+
+
 def declaring(count: int, generation: int = 0) -> list[Json]:
     """So many pods."""
     return [pod(f"p{generation}-{n}", upstreams="users.accounts") for n in range(count)]
@@ -191,6 +201,7 @@ def declaring(count: int, generation: int = 0) -> list[Json]:
 def test_an_empty_list_of_pods_or_nodes_is_not_believed_and_is_nobodys_business() -> None:
     """A pod that is not known any more would see other Services than it declares."""
     guard = Guard()
+    guard.passes(mesh(), 99)
     there = guard.passes(mesh(*declaring(2), node("n0", "a")), 100)
     for seconds in range(10):
         kept = guard.passes(mesh(), 101 + seconds)
@@ -611,6 +622,14 @@ def test_a_file_of_more_than_32_mib_is_named_and_not_read(tmp_path: Path) -> Non
 def test_objects_are_read_however_they_are_listed(tmp_path: Path, whole: Json) -> None:
     (tmp_path / "all.json").write_text(json.dumps(whole))
     assert [one["metadata"]["name"] for one in read(tmp_path)["Service"]] == ["orders"]
+
+
+def test_what_a_mounted_config_map_holds_is_read_once(tmp_path: Path) -> None:
+    (tmp_path / "..2026_11_28").mkdir()
+    write(tmp_path / "..2026_11_28" / "all.yaml", service())
+    (tmp_path / "..data").symlink_to("..2026_11_28")
+    (tmp_path / "all.yaml").symlink_to("..data/all.yaml")
+    assert len(read(tmp_path)["Service"]) == 1
 
 
 def test_a_service_of_another_api_is_none(tmp_path: Path) -> None:

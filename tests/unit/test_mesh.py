@@ -222,6 +222,12 @@ def test_what_does_nothing_at_a_service_that_passes_through_is_told(spec: Json) 
     assert problem.startswith("envoy-sidecar.io/connect-timeout: '2s' does nothing: ")
 
 
+@pytest.mark.parametrize(("port", "count"), [("http", 1), ("grpc", 0), ("", 0)])
+def test_who_wants_health_to_be_asked_in_a_language_that_no_port_speaks_is_told(port: str, count: int) -> None:
+    ports: list[Json] = [{"port": 80, "name": port}, DATABASE]
+    assert len(told(service(ports=ports, annotations={"health-check": "grpc"}))) == count
+
+
 @pytest.mark.parametrize(("hash_on", "count"), [("header:x-user", 1), ("cookie:id", 1), ("source-ip", 0)])
 def test_who_wants_tcp_to_be_hashed_on_what_it_does_not_have_is_told(hash_on: str, count: int) -> None:
     asks = {"load-balancing": "consistent-hash", "hash-on": hash_on}

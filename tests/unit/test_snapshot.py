@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from time import thread_time
 
@@ -267,9 +268,9 @@ def located(cache: Cache, node: str, zone: str) -> Proxy:
     return proxy
 
 
-def test_a_service_that_comes_to_prefer_what_is_near_tells_each_caller_of_its_endpoints_and_of_retries() -> None:
-    """And of no listener, which would end connections."""
-    told: list[tuple[Kind, int, list[str]]] = [(Kind.ENDPOINTS, 1, []), (Kind.ROUTES, 1, [])]
+def test_a_service_that_comes_to_prefer_what_is_near_is_told_anew_but_for_its_listener() -> None:
+    """Another one would end connections."""
+    told: list[tuple[Kind, int, list[str]]] = [(kind, 1, []) for kind in Kind if kind is not Kind.LISTENER]
     cache = Cache()
     cache.store(former := translated(service(), HINTED, *PLACES))
     proxies = [located(cache, "n1", "eu-1a"), located(cache, "n2", "eu-1b")]
@@ -306,6 +307,19 @@ def test_a_caller_that_turns_out_to_be_elsewhere_is_told_of_the_endpoints_there_
     proxy.become(there.caller)
     assert [response.kind for response in proxy.settle()] == [Kind.ENDPOINTS]
     assert proxy.holds == there.holds
+
+
+def test_a_caller_that_is_elsewhere_when_another_service_comes_is_told_of_the_endpoints_there() -> None:
+    """Its clusters are looked at first, and find out where it is."""
+    cache = Cache()
+    cache.store(former := translated(service(**NEAR), HINTED, *PLACES))
+    proxy = located(cache, "n1", "eu-1b")
+    cache.store(former.next(mesh(service(**NEAR), HINTED, service("other"), *PLACES)))
+    proxy.caller = replace(proxy.caller, zone="eu-1a")
+    proxy.settle()
+    proxy.become(proxy.caller)
+    proxy.settle()
+    assert proxy.holds == located(cache, "n1", "eu-1a").holds
 
 
 def test_endpoints_that_change_in_one_zone_are_told_to_callers_there() -> None:

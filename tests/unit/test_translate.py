@@ -295,7 +295,7 @@ def test_nobody_is_asked_for_his_health_unless_the_author_says_so() -> None:
 
 @pytest.mark.parametrize(
     ("check", "asked"),
-    [("/healthz", {80, 8080}), ("grpc", {80, 8080, 90}), ("tcp", {80, 8080, 90, 5432, 443})],
+    [("/healthz", {80, 8080}), ("grpc", {80, 90}), ("tcp", {80, 8080, 90, 5432, 443})],
 )
 def test_nobody_is_asked_for_his_health_in_a_language_that_he_does_not_speak(check: str, asked: set[int]) -> None:
     ports: list[Json] = [
@@ -471,13 +471,37 @@ def test_endpoints_of_the_callers_zone_come_first_and_the_others_stand_by() -> N
 
 @pytest.mark.parametrize("spec", [ZONED, LOCAL, {"trafficDistribution": "PreferSameNode"}], ids=str)
 def test_where_a_caller_is_makes_a_difference_to_endpoints_alone(spec: Json) -> None:
-    """Or a Service that comes to ask for it would end its connections, and each zone had listeners of its own."""
+    near, there = translated(service(ports=[80, *DATABASE], **spec), *ZONES), Caller("shop", "web-2", "", "n2", "eu-1b")
+    named = [(kind, name) for kind in (Kind.CLUSTER, Kind.LISTENER) for name in near.names(kind, IN_A)]
+    for kind, name in (*named, (Kind.ROUTES, "http_80")):
+        assert source(near, kind, name, IN_A) == source(near, kind, name, there)
+
+
+@pytest.mark.parametrize("spec", [ZONED, LOCAL, {"trafficDistribution": "PreferSameNode"}], ids=str)
+def test_a_service_that_comes_to_ask_where_its_callers_are_ends_no_connection(spec: Json) -> None:
+    """As another listener would."""
     plain, near = (translated(service(ports=[80, *DATABASE], **one), *ZONES) for one in ({}, spec))
-    for kind in (Kind.CLUSTER, Kind.LISTENER):
-        for name in plain.names(kind, IN_A):
-            assert source(near, kind, name, IN_A) == source(plain, kind, name, IN_A)
-    there = Caller("shop", "web-2", node="n2", zone="eu-1b")
-    assert source(near, Kind.ROUTES, "http_80", IN_A) == source(near, Kind.ROUTES, "http_80", there)
+    for name in plain.names(Kind.LISTENER, IN_A):
+        assert source(near, Kind.LISTENER, name, IN_A) == source(plain, Kind.LISTENER, name, IN_A)
+
+
+@pytest.mark.parametrize(
+    ("spec", "annotations", "percent", "panic"),
+    [
+        ({}, {}, 50, 50),
+        (ZONED, {}, 100, 1),
+        ({"trafficDistribution": "PreferSameNode"}, {}, 100, 1),
+        (LOCAL, {}, 50, 50),
+        (ZONED, {"eject-percent": "30"}, 30, 50),
+    ],
+    ids=str,
+)
+def test_where_a_place_is_preferred_all_of_it_may_be_left_alone(
+    spec: Json, annotations: dict[str, str], percent: int, panic: int
+) -> None:
+    found = source(translated(service(annotations=annotations, **spec)), Kind.CLUSTER, "shop/orders:80")
+    assert found["outlier_detection"]["max_ejection_percent"] == percent
+    assert found["common_lb_config"]["healthy_panic_threshold"]["value"] == panic
 
 
 @pytest.mark.parametrize(

@@ -147,8 +147,9 @@ class Clusters(RuleBasedStateMachine):
         former, self.snapshot = self.snapshot, self.snapshot.next(mesh)
         list(self.snapshot.follow(former))
         self.cache.store(self.snapshot)
-        if (caller := self._caller()) != self.envoy.proxy.caller:
-            self.envoy.proxy.become(caller)
+        self.envoy.proxy.caller = self._caller()  # whoever looks now, for what differs, sees the new one
+        self.envoy.settle()
+        self.envoy.proxy.become(self._caller())
         self.envoy.settle()
 
     @rule(name=names, namespace=namespaces)
