@@ -202,9 +202,7 @@ class Topic:
 
     def settle(self, until: float) -> None:
         """Nothing unanswered names any more what is `leaving`: it may be taken away then, if not before."""
-        for name, time in self.leaving.items():
-            if time == inf:
-                self.leaving[name] = until
+        self.leaving = {name: until if time == inf else time for name, time in self.leaving.items()}
 
     def take_away(self, now: float) -> Response | None:
         """Tells what is gone, as far as it may be taken away. Not while a response is unanswered."""
