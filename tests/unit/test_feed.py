@@ -424,8 +424,8 @@ def test_endpoints_that_mean_another_port_by_now_are_told_with_it_and_no_service
     there.put("Service", service("users"))
     there.put("EndpointSlice", slice_of("users"))
     found = there.mesh(there.touched, rest=False)
-    assert addresses(found, port="http") == ["10.0.0.1"]
-    assert [one.key.name for one in found.all_services()] == ["orders"]
+    (orders,) = found.all_services()
+    assert [one.address for one in found.endpoints_of(orders, orders.ports[0])] == ["10.0.0.1"]
     assert [one.key.name for one in there.mesh().all_services()] == ["orders", "users"]
 
 
