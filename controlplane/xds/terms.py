@@ -15,10 +15,8 @@ def of(service: Service, port: Port, method: str) -> Iterator[str]:
     """The sentences."""
     policy, tcp = service.policy, port.protocol == "tcp"
     if tcp:
-        yield (
-            "TCP: a connection goes to one of them, which is tried "
-            f"{CONNECT_ATTEMPTS} times, and stays there; no request is seen, and none repeated."
-        )
+        often = f"of up to {CONNECT_ATTEMPTS} attempts, each chosen anew"
+        yield f"TCP: a connection goes to one of them, {often}, and stays there; no request is seen, and none repeated."
     else:
         yield _retries(policy, method)
         yield f"Timeout: {show_duration(policy.timeout) if policy.timeout else 'none'}."

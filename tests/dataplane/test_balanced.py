@@ -119,8 +119,9 @@ def test_a_caller_is_sent_to_the_zone_of_the_node_that_its_token_names(orders: O
 def test_while_all_of_its_zone_fail_a_caller_is_answered_elsewhere_from_the_first_request_on(orders: Orders) -> None:
     orders.say(cluster.node(NODE, ZONE), cluster.node("node-2", "eu-1b"), *zoned(orders, 1), zone=ZONE)
     orders.behave(status=503, pods=orders.pods[:1])
+    before = orders.stat("upstream_rq_retry")
     assert orders.answers(1).keys() <= {"two", "three"}
-    assert orders.stat("upstream_rq_retry") > 0
+    assert orders.stat("upstream_rq_retry") > before
     eventually(lambda: orders.answers(10).keys() <= {"two", "three"}, "the near one is left alone")
 
 
@@ -213,6 +214,14 @@ def test_a_port_that_its_author_calls_http_is_balanced_by_request_whatever_its_n
 
 
 # What is not balanced
+
+
+def test_a_connection_of_tcp_that_nobody_accepts_is_tried_three_times(orders: Orders) -> None:
+    orders.are([slice_of("orders", ["10.77.0.254"])], protocol="tcp")
+    before = orders.stat("upstream_cx_connect_fail")
+    with pytest.raises(OSError):  # noqa: PT011  refused or reset, and no more is known
+        orders.call()
+    assert orders.stat("upstream_cx_connect_fail") == before + 3
 
 
 def test_a_pod_of_a_headless_service_that_was_dialled_is_never_another(orders: Orders) -> None:

@@ -184,7 +184,8 @@ class Clusters(RuleBasedStateMachine):
             asked = self.envoy.called if kind is CDS else set()
             there = {name: _version(fresh, kind, name, caller) for name in {*fresh.names(kind, caller), *asked}}
             there = {name: version for name, version in there.items() if version}
-            left = {} if kind is CDS else {name: self.envoy.holds[kind].get(name) for name in self._left(fresh, caller)}
+            gone = self._left(fresh, caller) if kind is LDS else set()
+            left = {name: _version(fresh, kind, name, caller) for name in gone}
             assert self.envoy.holds[kind] == left | there
         for kind, by in NAMED_BY.items():
             for name in self.envoy.holds[by]:
